@@ -1,0 +1,1 @@
+"""The networks, one file per paper; nothing about files, export or serving in them."""

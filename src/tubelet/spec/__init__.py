@@ -1,0 +1,1 @@
+"""What all parts agree on; standard library only."""
