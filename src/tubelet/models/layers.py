@@ -29,7 +29,8 @@ class SelfAttention(nn.Module):
         heads = (batch, length, 3, self.num_heads, width // self.num_heads)
         query, key, value = self.qkv(tokens).view(heads).permute(2, 0, 3, 1, 4)  # each [B, H, N, D/H]
         mixed = F.scaled_dot_product_attention(query, key, value)  # scale 1/sqrt(D/H)
-        return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        merged: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        return merged
 
 
 class Block(nn.Module):
@@ -41,15 +42,14 @@ class Block(nn.Module):
         self.attention = SelfAttention(width, num_heads)
         self.mlp_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         # flax.linen.gelu is the tanh approximation unless told otherwise; erf differs by up to 4.7e-4.
-        self.mlp = nn.Sequential(
-            nn.Linear(width, mlp_width), nn.GELU(approximate="tanh"), nn.Linear(mlp_width, width)
-        )
+        self.mlp = nn.Sequential(nn.Linear(width, mlp_width), nn.GELU(approximate="tanh"), nn.Linear(mlp_width, width))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """`tokens` float `[B, N, D]` -> `[B, N, D]`."""
         tokens = tokens + self.dropout(self.attention(self.attention_norm(tokens)))
-        return tokens + self.dropout(self.mlp(self.mlp_norm(tokens)))
+        tokens = tokens + self.dropout(self.mlp(self.mlp_norm(tokens)))
+        return tokens
 
 
 class Encoder(nn.Module):
@@ -71,9 +71,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
         self.positions = nn.Parameter(torch.empty(1, num_tokens + 1, width).normal_(std=0.02))
-        self.blocks = nn.ModuleList(
-            Block(width, num_heads, mlp_width, dropout=dropout) for _ in range(num_layers)
-        )
+        self.blocks = nn.ModuleList(Block(width, num_heads, mlp_width, dropout=dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -83,4 +81,5 @@ class Encoder(nn.Module):
         for block in self.blocks:
             tokens = block(tokens)
         # The norm is per token: normalising the one row that is kept gives the same numbers.
-        return self.norm(tokens[:, 0])
+        normalised: Tensor = self.norm(tokens[:, 0])
+        return normalised

@@ -47,7 +47,7 @@ class FactorisedEncoderSizes:
 
 
 class FactorisedEncoder(nn.Module):
-    """ViViT factorised encoder (section 3.3, Model 2): a spatial transformer per tubelet of frames, then a temporal one.
+    """ViViT factorised encoder (section 3.3, Model 2): a spatial transformer per tubelet, then a temporal one.
 
     `encode` sees one temporal index at a time, so a served model runs it once for each distinct tubelet of a video and
     `classify` once for each view. Differs from the paper: tubelet weights are loaded, not inflated.
@@ -79,14 +79,16 @@ class FactorisedEncoder(nn.Module):
     def forward(self, clips: Tensor) -> Tensor:
         """`clips` float `[B, T, S, S, 3]`, normalised RGB -> logits `[B, C]`."""
         batch, n = clips.shape[0], self.sizes.num_tubelets
-        units = clips.unflatten(1, (n, self.sizes.tubelet_frames)).flatten(0, 1)  # [B*n, t, S, S, 3]
-        return self.classify(self.encode(units).unflatten(0, (batch, n)))
+        units = clips.reshape(batch * n, self.sizes.tubelet_frames, *clips.shape[2:])  # [B*n, t, S, S, 3]
+        return self.classify(self.encode(units).view(batch, n, -1))
 
     def encode(self, units: Tensor) -> Tensor:
         """`units` float `[U, t, S, S, 3]`, normalised RGB -> features `[U, D]`."""
         tokens = self.embedding(units.permute(0, 4, 1, 2, 3))  # [U, D, 1, S/p, S/p]
-        return self.spatial(tokens.flatten(2).transpose(1, 2))  # tokens in raster order, [U, N, D]
+        features: Tensor = self.spatial(tokens.flatten(2).transpose(1, 2))  # tokens in raster order, [U, N, D]
+        return features
 
     def classify(self, features: Tensor) -> Tensor:
         """`features` float `[V, n, D]` -> logits `[V, C]`."""
-        return self.head(self.temporal(features))
+        logits: Tensor = self.head(self.temporal(features))
+        return logits

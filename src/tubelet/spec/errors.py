@@ -139,9 +139,7 @@ CODES: tuple[str, ...] = tuple(_CLASS_OF_CODE)
 """Every stable code, in the order of the tree."""
 
 # Triton puts words of its own in front: "in ensemble 'demo', too_long: ...", "[request id: 7] ...".
-_CODE_IN_TEXT = re.compile(
-    rf"(?:^|[\s,;\]]){'(?P<code>' + '|'.join(CODES) + ')'}: (?P<message>.*)", re.DOTALL
-)
+_CODE_IN_TEXT = re.compile(rf"(?:^|[\s,;\]]){'(?P<code>' + '|'.join(CODES) + ')'}: (?P<message>.*)", re.DOTALL)
 
 
 def error_from_text(text: str) -> TubeletError | None:

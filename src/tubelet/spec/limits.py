@@ -52,9 +52,7 @@ class Limits:
         for assignment in assignments:
             name, _, text = assignment.partition("=")
             if name not in kinds:
-                raise InvalidRequestError(
-                    "bad_parameter", f"no limit is called {name!r}; there are {', '.join(kinds)}"
-                )
+                raise InvalidRequestError("bad_parameter", f"no limit is called {name!r}; there are {', '.join(kinds)}")
             try:
                 changes[name] = kinds[name](text)
             except ValueError as exc:

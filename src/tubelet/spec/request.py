@@ -64,9 +64,7 @@ def _protocol(parameters: Mapping[str, object], contract: Contract, limits: Limi
     name = parameters.get("protocol", contract.default_protocol)
     if name not in contract.protocols:
         allowed = ", ".join(contract.protocols)
-        raise InvalidRequestError(
-            "bad_parameter", f"{contract.name} has no protocol {name!r}; it has {allowed}"
-        )
+        raise InvalidRequestError("bad_parameter", f"{contract.name} has no protocol {name!r}; it has {allowed}")
     protocol = Protocol.parse(str(name))
     if protocol.num_views > limits.max_views:
         raise LimitError(

@@ -38,9 +38,7 @@ def decode(cls: type[T], data: object, *, where: str) -> T:
     hints = get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     if unknown := sorted(set(data) - set(names)):
-        raise RecipeError(
-            "bad_recipe", f"{where} has unknown keys {', '.join(unknown)}; it has {', '.join(names)}"
-        )
+        raise RecipeError("bad_recipe", f"{where} has unknown keys {', '.join(unknown)}; it has {', '.join(names)}")
     if missing := [name for name in names if name not in data]:
         raise RecipeError("bad_recipe", f"{where} lacks {', '.join(missing)}")
     values = {name: _decode_value(hints[name], data[name], f"{where}.{name}") for name in names}
@@ -63,9 +61,7 @@ def encode(value: Any) -> Any:
 
 def canonical_json(value: Any) -> str:
     """JSON in the one form whose bytes are digested: sorted keys, no spaces, no NaN."""
-    return json.dumps(
-        encode(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
+    return json.dumps(encode(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def digest(value: Any) -> str:
@@ -106,8 +102,7 @@ def _decode_tuple(args: tuple[Any, ...], value: object, where: str) -> tuple[Any
     if len(kinds) != len(value):
         raise _unfit(where, f"a list of {len(kinds)}", value)
     return tuple(
-        _decode_value(kind, item, f"{where}[{i}]")
-        for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
+        _decode_value(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
     )
 
 
