@@ -47,9 +47,9 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """`tokens` float `[B, N, D]` -> `[B, N, D]`."""
-        tokens = tokens + self.dropout(self.attention(self.attention_norm(tokens)))
-        tokens = tokens + self.dropout(self.mlp(self.mlp_norm(tokens)))
-        return tokens
+        attended = tokens + self.dropout(self.attention(self.attention_norm(tokens)))
+        transformed: Tensor = attended + self.dropout(self.mlp(self.mlp_norm(attended)))
+        return transformed
 
 
 class Encoder(nn.Module):
