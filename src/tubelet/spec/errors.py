@@ -9,6 +9,7 @@
     ├── OverloadedError          try again later: the queue is full
     ├── DeadlineError            give it more time: the request's time is over
     ├── UnavailableError         try again soon: the model is not there right now
+    ├── InternalError            report it: tubelet itself is wrong
     ├── ContractError            client and server (or two files of a bundle) do not belong together
     ├── RecipeError              mend the recipe or the checkpoint
     ├── ExportMismatchError      what was exported does not compute what the checkpoint computes
@@ -29,6 +30,7 @@ __all__ = [
     "ContractError",
     "DeadlineError",
     "ExportMismatchError",
+    "InternalError",
     "InvalidRequestError",
     "InvalidVideoError",
     "LimitError",
@@ -105,6 +107,12 @@ class UnavailableError(TubeletError):
     """The server or the model is not there: not loaded, being restarted, or lost while it worked."""
 
     codes = ("backend_lost",)
+
+
+class InternalError(TubeletError):
+    """A step of the server failed in a way that it does not know; the server's log has the reason."""
+
+    codes = ("internal",)
 
 
 class ContractError(TubeletError):

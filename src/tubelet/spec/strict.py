@@ -3,7 +3,8 @@
 A typo in a recipe or a manifest must never become a number: unknown keys, missing keys and values of another type are
 errors that name the place (``recipe.resize.short_side_px``). Supported field types are those that JSON and TOML can
 hold: ``str``, ``int``, ``float`` (an int is accepted), ``bool``, ``Literal``, ``X | None``, ``tuple[X, ...]``,
-``tuple[X, Y, Z]``, ``dict[str, X]`` and other dataclasses.
+``tuple[X, Y, Z]``, ``dict[str, X]`` and other dataclasses. TOML has no null, and a key that is left out is an error: a
+recipe says ``"none"`` where ``X | None`` is meant to be None (X being no ``str``).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from tubelet.spec.errors import RecipeError
 __all__ = ["canonical_json", "decode", "digest", "encode"]
 
 T = TypeVar("T")
+
+NONE = "none"
 
 
 def decode(cls: type[T], data: object, *, where: str) -> T:
@@ -89,7 +92,7 @@ def _decode_value(hint: Any, value: object, where: str) -> Any:
 
 
 def _decode_optional(args: tuple[Any, ...], value: object, where: str) -> Any:
-    if value is None and type(None) in args:
+    if value is None or (value == NONE and str not in args):
         return None
     (kind,) = (arg for arg in args if arg is not type(None))
     return _decode_value(kind, value, where)

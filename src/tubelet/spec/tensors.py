@@ -6,7 +6,7 @@ U distinct units, K clips, R crops, V = K*R views (clip-major), S side of a crop
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tubelet.spec.manifest import Contract
@@ -35,7 +35,7 @@ def step_tensors(
     num_classes, feature_dim = contract.num_classes, contract.geometry.feature_dim
     video = TensorSpec("VIDEO", "BYTES", (1,))
     raw_frames = (TensorSpec("FRAMES", "UINT8", (-1, -1, -1, channels)), TensorSpec("FPS", "FP32", (1,)))
-    frames = TensorSpec("FRAMES", "UINT8", (-1, -1, -1, channels))
+    frames = raw_frames[0]
     unit_frames = TensorSpec("UNIT_FRAMES", "INT32", (-1, t))
     clip_units = TensorSpec("CLIP_UNITS", "INT32", (-1, contract.units_per_clip))
     crops = TensorSpec("CROPS", "INT32", (-1, 2))
@@ -57,7 +57,7 @@ def step_tensors(
         "ensemble": ((video,), answer),
         "frames_ensemble": (raw_frames, answer),
         "sample": (
-            (video,),
+            tuple(replace(spec, optional=True) for spec in (video, *raw_frames)),
             (frames, unit_frames, clip_units, crops, frame_times, sample_report, deadline),
         ),
         "units": ((frames, unit_frames, crops, deadline), unit_rows),

@@ -1,0 +1,247 @@
+"""Says what this machine can do and what is missing, each with its remedy.
+
+Small functions look, pure ones judge what was seen.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tubelet.spec.errors import MachineError
+from tubelet.spec.strict import encode
+
+__all__ = [
+    "Finding",
+    "examine",
+    "is_able_to_serve",
+    "judge_cpu",
+    "judge_numpy",
+    "judge_port",
+    "judge_python",
+    "judge_shared_memory",
+]
+
+SHM_FOLDER = Path("/dev/shm")
+MIN_SHM_BYTES = 256 * 1024 * 1024
+DEFAULT_PORTS = {"HTTP": 8000, "gRPC": 8001, "metrics": 8002}
+SUPPORTED_PYTHONS = ((3, 11), (3, 12), (3, 13))
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    is_needed: bool
+    """Whether serving on this machine fails without it."""
+    detail: str
+    remedy: str
+    """What to do; empty where nothing is to be done."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that JSON can hold."""
+        plain: dict[str, Any] = encode(self)
+        return plain
+
+
+def examine() -> tuple[Finding, ...]:
+    """Looks at this machine; changes nothing and starts no server."""
+    return (
+        judge_python(sys.version_info[:2]),
+        _find_triton(),
+        judge_numpy(_version("numpy")),
+        *(_find_module(module, package) for module, package in _SERVING_MODULES.items()),
+        *(_find_package(package) for package in ("torch", "onnx")),
+        judge_shared_memory(_free_bytes(SHM_FOLDER)),
+        judge_cpu(_cpu_flags(), os.sched_getaffinity(0)),
+        _find_gpu(),
+        _find_tensorrt(),
+        *(judge_port(name, port, is_free=_is_free(port)) for name, port in DEFAULT_PORTS.items()),
+    )
+
+
+def is_able_to_serve(findings: Sequence[Finding]) -> bool:
+    """Whether nothing is missing that serving needs."""
+    return all(finding.ok for finding in findings if finding.is_needed)
+
+
+def judge_python(found: tuple[int, ...]) -> Finding:
+    """Judges the interpreter, by its major and minor version."""
+    supported = ", ".join(f"{major}.{minor}" for major, minor in SUPPORTED_PYTHONS)
+    return Finding(
+        name="Python",
+        ok=found in SUPPORTED_PYTHONS,
+        is_needed=True,
+        detail=f"{platform.python_version()} on {platform.machine()}",
+        remedy="" if found in SUPPORTED_PYTHONS else f"install one of Python {supported}",
+    )
+
+
+def judge_numpy(found: str | None) -> Finding:
+    """Judges the version of numpy; None: not there."""
+    ok = found is not None and found.split(".")[0] == "1"
+    # With numpy 2 the tensors of Triton 2.51's Python backend are empty, and nothing says so.
+    return Finding(
+        name="numpy",
+        ok=ok,
+        is_needed=True,
+        detail=found or "not installed",
+        remedy="" if ok else "pip install 'numpy>=1.26,<2'",
+    )
+
+
+def judge_shared_memory(free_bytes: int | None) -> Finding:
+    """Judges the free bytes of /dev/shm, through which tensors reach the steps; None: there is none."""
+    ok = free_bytes is not None and free_bytes >= MIN_SHM_BYTES
+    return Finding(
+        name="shared memory",
+        ok=ok,
+        is_needed=True,
+        detail=f"no {SHM_FOLDER}" if free_bytes is None else f"{free_bytes // _MIB} MiB free in {SHM_FOLDER}",
+        remedy="" if ok else f"at least {MIN_SHM_BYTES // _MIB} MiB: docker run --shm-size=1g, or remount {SHM_FOLDER}",
+    )
+
+
+def judge_cpu(flags: frozenset[str], cores: set[int]) -> Finding:
+    """Judges the processor by its flags, as /proc/cpuinfo spells them, and the cores that we may use."""
+    bf16 = sorted(flags & {"avx512_bf16", "amx_bf16"})
+    vectors = next((name for name in ("avx512f", "avx2") if name in flags), "no AVX2")
+    return Finding(
+        name="processor",
+        ok=True,
+        is_needed=False,
+        detail=f"{len(cores)} cores, {vectors}, bf16: {', '.join(bf16) or 'no'}",
+        remedy="",
+    )
+
+
+def judge_port(name: str, port: int, *, is_free: bool) -> Finding:
+    """Judges a default port; another one, or any free one (0), can always be chosen."""
+    return Finding(
+        name=f"{name} port",
+        ok=is_free,
+        is_needed=False,
+        detail=f"{port} is {'free' if is_free else 'in use'}",
+        remedy="" if is_free else f"stop what uses it, or tubelet serve --{name.lower()}-port 0",
+    )
+
+
+_SERVING_MODULES = {"av": "av", "cv2": "opencv-python-headless", "onnxruntime": "onnxruntime"}
+
+
+def _find_triton() -> Finding:
+    from tubelet.server.triton import find_tritonserver
+
+    try:
+        triton = find_tritonserver()
+    except MachineError as exc:
+        return Finding(
+            name="tritonserver",
+            ok=False,
+            is_needed=True,
+            detail=exc.message,
+            remedy="pip install 'tubelet[server]', or set TRITONSERVER",
+        )
+    origin = "from the wheel nvidia-pytriton, for 127.0.0.1 only" if triton.is_wheel else "of this machine"
+    return Finding(name="tritonserver", ok=True, is_needed=True, detail=f"{triton.binary} ({origin})", remedy="")
+
+
+def _find_module(module: str, package: str) -> Finding:
+    # Imported, not only looked up: a wheel whose libraries are missing is found by its metadata all the same.
+    try:
+        import_module(module)
+        problem = ""
+    except ImportError as exc:
+        problem = str(exc)
+    return Finding(
+        name=package,
+        ok=not problem,
+        is_needed=True,
+        detail=problem or (_version(package) or "installed"),
+        remedy=f"pip install 'tubelet[server]' ({package})" if problem else "",
+    )
+
+
+def _find_package(package: str) -> Finding:
+    # Only its metadata: torch takes seconds to import, and serving does without it.
+    found = _version(package)
+    return Finding(
+        name=package,
+        ok=found is not None,
+        is_needed=False,
+        detail=found or "not installed; only exporting needs it",
+        remedy="" if found else "pip install 'tubelet[export]'",
+    )
+
+
+def _find_gpu() -> Finding:
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        answer = ""
+    gpus = "; ".join(answer.strip().splitlines())
+    return Finding(
+        name="NVIDIA GPU",
+        ok=bool(gpus),
+        is_needed=False,
+        detail=gpus or "none; target cpu serves without one",
+        remedy="" if gpus else "for target gpu: a GPU and its driver, and docker run --gpus all",
+    )
+
+
+def _find_tensorrt() -> Finding:
+    found = _version("tensorrt")
+    return Finding(
+        name="TensorRT",
+        ok=found is not None,
+        is_needed=False,
+        detail=found or "not installed; target cpu serves without it",
+        remedy="" if found else "for target gpu: use the image of NVIDIA's Triton, which has it",
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _free_bytes(folder: Path) -> int | None:
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize
+
+
+def _cpu_flags() -> frozenset[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return frozenset(flags.partition(":")[2].split())
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,76 @@
+"""Asks a running Triton, over its own HTTP, whether it really answers."""
+
+from __future__ import annotations
+
+import http.client
+from dataclasses import dataclass
+from typing import Literal
+
+from tubelet.preprocess.canary import canary_video
+
+__all__ = ["Health", "Probe"]
+
+Health = Literal["well", "busy", "ill"]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Checks of one server."""
+
+    address: str
+    http_port: int
+    metrics_port: int
+
+    def is_ready(self) -> bool:
+        """Whether Triton itself says that it is ready; it says so with dead backends, too."""
+        try:
+            return self._request("GET", "/v2/health/ready", timeout_s=2.0)[0] == http.client.OK
+        except OSError:
+            return False
+
+    def canary(self, model: str, *, timeout_s: float) -> Health:
+        """Sends a tiny real video through a model.
+
+        ``busy``: the queue is full or the answer is late, while other requests do get answers: no reason to restart.
+        """
+        before = self._num_successes()
+        headers = {"Inference-Header-Content-Length": "0", "Content-Type": "application/octet-stream"}
+        try:
+            status, body = self._request(
+                "POST", f"/v2/models/{model}/infer", canary_video(), headers, timeout_s=timeout_s
+            )
+        except TimeoutError:
+            return "busy" if self._num_successes() > before else "ill"
+        except OSError:
+            return "ill"
+        if status == http.client.OK:
+            return "well"
+        return "busy" if b"maximum queue size" in body or b"timeout expired" in body else "ill"
+
+    def _num_successes(self) -> float:
+        try:
+            _, body = self._request("GET", "/metrics", port=self.metrics_port, timeout_s=5.0)
+        except OSError:
+            return 0.0
+        lines = (line for line in body.decode().splitlines() if line.startswith("nv_inference_request_success"))
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        *,
+        timeout_s: float,
+        port: int | None = None,
+    ) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(self.address, port or self.http_port, timeout=timeout_s)
+        try:
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            return response.status, response.read()
+        except http.client.HTTPException as exc:
+            raise ConnectionError(str(exc)) from exc
+        finally:
+            connection.close()

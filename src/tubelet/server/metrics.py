@@ -1,0 +1,46 @@
+"""tubelet's own counters on Triton's metrics port."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton_python_backend_utils as triton
+
+__all__ = ["StepMetrics"]
+
+_HELP = {
+    "tubelet_videos_total": "Videos that were decoded and sampled",
+    "tubelet_decode_seconds_total": "Time spent demuxing and decoding videos",
+    "tubelet_frames_decoded_total": "Frames that came out of the decoder",
+    "tubelet_units_wanted_total": "Encoder inputs that the views ask for, repetitions counted",
+    "tubelet_units_encoded_total": "Encoder inputs that were computed, each distinct one once",
+    "tubelet_encoder_runs_total": "Calls of the encoder's engine; units per call show the batching",
+    "tubelet_errors_total": "Requests that failed in a step of tubelet, by stable code",
+}
+
+
+class StepMetrics:
+    """Counters of one step; Triton adds up those of the same name and labels over all processes."""
+
+    def __init__(self, model: str, *, step: str) -> None:
+        self._labels = {"model": model}
+        self._error_labels = {"model": model, "step": step}
+        self._families: dict[str, Any] = {}
+        self._counters: dict[tuple[str, str], Any] = {}
+
+    def add(self, name: str, amount: float) -> None:
+        """Adds to the counter ``name``, which must be one of this module's."""
+        self._counter(name, self._labels, "").increment(amount)
+
+    def count_error(self, code: str) -> None:
+        """Counts one failed request under its stable code."""
+        self._counter("tubelet_errors_total", {**self._error_labels, "code": code}, code).increment(1)
+
+    def _counter(self, name: str, labels: dict[str, str], key: str) -> Any:
+        if (name, key) not in self._counters:
+            if name not in self._families:
+                self._families[name] = triton.MetricFamily(
+                    name=name, description=_HELP[name], kind=triton.MetricFamily.COUNTER
+                )
+            self._counters[name, key] = self._families[name].Metric(labels=labels)
+        return self._counters[name, key]

@@ -1,0 +1,146 @@
+"""What all steps do alike: read their contract, answer each request by itself, count errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as triton
+from numpy.typing import NDArray
+
+from tubelet.engines import Engine, open_engine
+from tubelet.server.metrics import StepMetrics
+from tubelet.spec.errors import (
+    ContractError,
+    DeadlineError,
+    InternalError,
+    InvalidRequestError,
+    InvalidVideoError,
+    LimitError,
+    TubeletError,
+)
+from tubelet.spec.limits import Limits
+from tubelet.spec.manifest import Contract
+from tubelet.spec.strict import decode
+
+__all__ = ["Arrays", "SingleStep", "Step", "check_deadline", "open_graph", "read_inputs", "text_tensor"]
+
+Arrays = Mapping[str, NDArray[Any]]
+
+_CLIENT_FAULTS = (InvalidRequestError, InvalidVideoError, LimitError)
+
+
+class Step(ABC):
+    """One step of a model; Triton makes an object of it in each of the step's processes."""
+
+    name: str
+    contract: Contract
+    limits: Limits
+    metrics: StepMetrics
+    folder: Path
+    """The version's folder in the repository, where the step's graph lies."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Triton's entry: reads what `tubelet repository` wrote into the step's configuration.
+
+        Raises:
+            ContractError: the configuration's contract and digest disagree.
+        """
+        parameters = json.loads(args["model_config"])["parameters"]
+        values = {key: value["string_value"] for key, value in parameters.items()}
+        self.contract = decode(Contract, json.loads(values["contract"]), where="contract")
+        if self.contract.digest != values["contract_digest"]:
+            raise ContractError("contract_mismatch", "the repository was edited; run tubelet repository again")
+        self.limits = decode(Limits, json.loads(values["limits"]), where="limits")
+        self.folder = Path(args["model_repository"]) / args["model_version"]
+        self.metrics = StepMetrics(self.contract.name, step=self.name)
+        self.open()
+
+    def open(self) -> None:  # noqa: B027  most steps have nothing to open
+        """Loads what the step needs beyond its contract."""
+
+    @abstractmethod
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Triton's entry: one answer for each request; a request that fails does so alone."""
+
+    def answer(self, compute: Callable[[], Arrays]) -> Any:
+        """Turns outputs, or the error that computing them raised, into a Triton response."""
+        try:
+            outputs = [triton.Tensor(name, array) for name, array in compute().items()]
+            return triton.InferenceResponse(outputs)
+        except TubeletError as exc:
+            error = exc
+        except Exception:  # noqa: BLE001  what leaves `execute` would fail every request of the batch
+            triton.Logger.log_error(f"{self.contract.name}_{self.name}: {traceback.format_exc()}")
+            error = InternalError("internal", f"the {self.name} step failed; the server's log has the reason")
+        self.metrics.count_error(error.code)
+        return triton.InferenceResponse(error=triton.TritonError(str(error), _triton_code(error)))
+
+
+class SingleStep(Step):
+    """A step that takes one request after the other."""
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Triton's entry, see `Step.execute`."""
+        return [self.answer(partial(self._run, request)) for request in requests]
+
+    @abstractmethod
+    def run(self, inputs: Arrays, parameters: Mapping[str, object]) -> Arrays:
+        """Computes one request's outputs from its inputs and request parameters."""
+
+    def _run(self, request: Any) -> Arrays:
+        return self.run(read_inputs(request), json.loads(request.parameters() or "{}"))
+
+
+def check_deadline(deadline: float) -> None:
+    """Refuses work whose time is over; ``deadline`` is a `time.monotonic` value, 0: none (warm-up).
+
+    Raises:
+        DeadlineError: the moment has passed.
+    """
+    if 0 < deadline < time.monotonic():
+        raise DeadlineError("deadline_exceeded", "the request's time is over, work on it has stopped")
+
+
+def open_graph(step: Step, filename: str, *, threads: int | None = None) -> Engine:
+    """Loads a graph of the step's folder and checks that it was exported for the step's contract.
+
+    Raises:
+        ContractError: the graph belongs to another contract.
+    """
+    engine = open_engine(step.folder / filename, threads=threads or len(os.sched_getaffinity(0)))
+    found = engine.metadata.get("contract_digest")
+    if found != step.contract.digest:
+        raise ContractError(
+            "contract_mismatch",
+            f"{filename} was exported for {found}, the repository expects {step.contract.digest}; "
+            "run tubelet repository again",
+        )
+    return engine
+
+
+def read_inputs(request: Any) -> dict[str, NDArray[Any]]:
+    """A Triton request's tensors by name; optional ones that did not come are left out."""
+    return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+
+
+def text_tensor(text: str) -> NDArray[np.object_]:
+    """A BYTES tensor of shape ``[1]``."""
+    return np.array([text.encode()], dtype=np.object_)
+
+
+def _triton_code(error: TubeletError) -> Any:
+    """Triton has no DEADLINE_EXCEEDED; like its own expired queue timeouts, ours are UNAVAILABLE."""
+    if isinstance(error, _CLIENT_FAULTS):
+        return triton.TritonError.INVALID_ARG
+    if isinstance(error, InternalError):
+        return triton.TritonError.INTERNAL
+    return triton.TritonError.UNAVAILABLE

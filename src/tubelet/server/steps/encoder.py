@@ -1,0 +1,104 @@
+"""Third step: encodes units; the units of all requests that wait together share the engine's batches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tubelet.engines import Engine
+from tubelet.server.steps.base import Arrays, Step, check_deadline, open_graph, read_inputs
+from tubelet.spec.errors import DeadlineError
+
+__all__ = ["CHUNK_UNITS", "TritonPythonModel"]
+
+CHUNK_UNITS = 32
+"""Units in one call of the engine: enough to fill the cores, few enough to look at deadlines often."""
+
+
+@dataclass(slots=True)
+class _Job:
+    """One request's units, and how far the work on them has come."""
+
+    units: NDArray[np.uint8]
+    deadline: float
+    features: NDArray[np.float32]
+    num_done: int = 0
+    started: float = 0.0
+    ended: float = 0.0
+    error: Exception | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.error is None and self.num_done < len(self.units)
+
+    def outputs(self) -> Arrays:
+        if self.error is not None:
+            raise self.error
+        encoded_at = np.tile([self.started, self.ended], (len(self.units), 1))
+        return {"FEATURES": self.features, "ENCODED_AT": encoded_at}
+
+
+class TritonPythonModel(Step):
+    """UNITS uint8 ``[n, t, S, S, 3]`` -> FEATURES float32 ``[n, D]``, ENCODED_AT float64 ``[n, 2]`` (start, end)."""
+
+    name = "encoder"
+    engine: Engine
+
+    def open(self) -> None:
+        self.engine = open_graph(self, "encoder.onnx")
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Triton's entry: ``requests`` are those that the dynamic batcher put together."""
+        jobs = [self._job(request) for request in requests]
+        while chunk := _next_chunk(jobs):
+            self._encode(chunk)
+        return [self.answer(job.outputs) for job in jobs]
+
+    def _job(self, request: Any) -> _Job:
+        inputs = read_inputs(request)
+        units = inputs["UNITS"]
+        features = np.empty((len(units), self.contract.geometry.feature_dim), np.float32)
+        return _Job(units, float(inputs["UNIT_DEADLINES"][0, 0]), features)
+
+    def _encode(self, chunk: list[tuple[_Job, slice]]) -> None:
+        started = time.monotonic()
+        units = [job.units[rows] for job, rows in chunk]
+        try:
+            features = self.engine.run({"UNITS": units[0] if len(units) == 1 else np.concatenate(units)})["FEATURES"]
+        except Exception as exc:  # noqa: BLE001  engines raise what they like; only this chunk's requests fail
+            for job, _ in chunk:
+                job.error = exc
+            return
+        first = 0
+        for job, rows in chunk:
+            num_rows = rows.stop - rows.start
+            job.features[rows] = features[first : first + num_rows]
+            first += num_rows
+            job.num_done = rows.stop
+            job.started = job.started or started
+            job.ended = time.monotonic()
+        self.metrics.add("tubelet_units_encoded_total", first)
+        self.metrics.add("tubelet_encoder_runs_total", 1)
+
+
+def _next_chunk(jobs: list[_Job]) -> list[tuple[_Job, slice]]:
+    """The next units to encode together, in the order of the jobs; closes jobs whose time is over."""
+    chunk: list[tuple[_Job, slice]] = []
+    room = CHUNK_UNITS
+    for job in jobs:
+        if not job.is_open or not room:
+            continue
+        try:
+            check_deadline(job.deadline)
+        except DeadlineError as exc:
+            job.error = exc
+            continue
+        stop = min(len(job.units), job.num_done + room)
+        chunk.append((job, slice(job.num_done, stop)))
+        room -= stop - job.num_done
+    return chunk

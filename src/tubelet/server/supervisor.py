@@ -1,0 +1,294 @@
+"""Starts tritonserver, says when it is ready, and brings it back when it or one of its backends is lost.
+
+Triton 2.51 never restarts a Python backend that died, and goes on saying that it is ready. The supervisor sees the
+death of any of its processes at once (pidfd), sends a tiny video through every model every few seconds, and restarts
+the whole server when something is wrong: seconds, and nothing of the old one is left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tubelet.server import shm
+from tubelet.server.health import Probe
+from tubelet.server.process import TritonProcess, open_pidfd
+from tubelet.server.triton import Ports, Triton, find_tritonserver, server_arguments
+from tubelet.spec.errors import MachineError
+from tubelet.spec.repository import RepositoryIndex
+
+__all__ = ["ServeOptions", "serve"]
+
+CANARY_INTERVAL_S = 5.0
+CANARY_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 120.0
+STOP_GRACE_S = 35.0
+MAX_RESTARTS, RESTART_WINDOW_S = 5, 60.0
+"""More restarts than this within the window: it will not get better by itself."""
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServeOptions:
+    """What `tubelet serve` was asked for."""
+
+    repository: Path
+    http_port: int = 8000
+    """0, here and below: any free port."""
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    address: str = "127.0.0.1"
+    expose_unpatched_triton: bool = False
+    """Lets the wheel's Triton 2.51, which has known holes, listen on an address that others reach."""
+    json_events: bool = False
+    command: tuple[str, ...] = ()
+    """Runs beside the server, which stops when the command ends."""
+
+
+def serve(options: ServeOptions) -> int:
+    """Serves a repository until a signal comes or the command has ended.
+
+    Returns:
+        The exit code: the command's, or 0 after SIGINT and SIGTERM.
+
+    Raises:
+        MachineError: no tritonserver, too little shared memory, a port in use, or a server that does not start.
+        ContractError: the repository is not one.
+    """
+    with ExitStack() as stack:
+        return Supervisor(options, stack).run()
+
+
+class Supervisor:
+    """One server's life; see the module. Everything it opens is closed by the stack that it is given."""
+
+    def __init__(self, options: ServeOptions, stack: ExitStack) -> None:
+        self._options = options
+        self._triton = find_tritonserver()
+        _check_address(options, self._triton)
+        self._index = RepositoryIndex.load(options.repository)
+        self._ports = _choose_ports(options)
+        self._probe = Probe(options.address, self._ports.http, self._ports.metrics)
+        self._prefix = shm.region_prefix()
+        self._admin_key = secrets.token_urlsafe(32)
+        shm.remove_stale_regions()
+        shm.check_free(sum(model.shm_bytes for model in self._index.models) * 8)
+        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tubelet-")))
+        self._backends = self._triton.assemble_backends(self._folder)
+        self._selector = stack.enter_context(selectors.DefaultSelector())
+        self._wakeups, self._waker = socket.socketpair()
+        stack.callback(self._wakeups.close)
+        stack.callback(self._waker.close)
+        self._selector.register(self._wakeups, selectors.EVENT_READ, "wakeup")
+        self._waker.setblocking(False)
+        self._pidfds: list[int] = []
+        self._process: TritonProcess | None = None
+        self._command: subprocess.Popen[bytes] | None = None
+        self._restarts: deque[float] = deque(maxlen=MAX_RESTARTS)
+        self._illness: str | None = None
+        self._stopping = threading.Event()
+        stack.callback(self._clean_up)
+
+    def run(self) -> int:
+        """The life of the server, from start to stop; the exit code."""
+        previous = [(number, signal.signal(number, lambda *_: None)) for number in (signal.SIGINT, signal.SIGTERM)]
+        signal.set_wakeup_fd(self._waker.fileno())
+        try:
+            if not self._start():
+                return 0
+            self._start_command()
+            threading.Thread(target=self._watch_health, daemon=True).start()
+            return self._watch()
+        finally:
+            signal.set_wakeup_fd(-1)
+            for number, handler in previous:
+                signal.signal(number, handler)
+
+    def _watch(self) -> int:
+        """Waits for the next thing to happen until one of them is the end."""
+        while True:
+            happened = {key.data for key, _ in self._selector.select()}
+            if "wakeup" in happened and self._read_wakeup():
+                return self._stop()
+            if "command" in happened and self._command is not None:
+                self._stop()
+                return self._command.wait()
+            lost = next((data for data in happened if data in ("tritonserver", "a Python backend")), self._illness)
+            if lost and not self._restart(lost):
+                return 0
+
+    def _start(self) -> bool:
+        """Starts a server and waits until every model answers; False when a signal came first.
+
+        Raises:
+            MachineError: ``start_failed``, with the end of the server's log.
+        """
+        started = time.monotonic()
+        arguments = server_arguments(
+            self._triton,
+            repository=self._options.repository,
+            backends=self._backends,
+            models=[name for model in self._index.models for name in (model.name, f"{model.name}_frames")],
+            address=self._options.address,
+            ports=self._ports,
+            admin_key=self._admin_key,
+            shm_prefix=self._prefix,
+            shm_bytes=max(model.shm_bytes for model in self._index.models),
+        )
+        self._process = TritonProcess(arguments, self._triton.environment(os.environ))
+        self._watch_process(self._process.pid, "tritonserver")
+        while not self._probe.is_ready():
+            happened = {key.data for key, _ in self._selector.select(timeout=0.1)}
+            if "wakeup" in happened and self._read_wakeup():
+                self._stop()
+                return False
+            if self._process.has_ended or time.monotonic() - started > START_TIMEOUT_S:
+                raise MachineError("start_failed", f"tritonserver did not start; it said:\n{self._process.last_words}")
+        for pid in self._process.stub_pids():
+            self._watch_process(pid, "a Python backend")
+        for model in self._index.models:
+            if self._probe.canary(model.name, timeout_s=START_TIMEOUT_S) != "well":
+                raise MachineError("start_failed", f"{model.name} does not answer:\n{self._process.last_words}")
+        self._announce_ready(time.monotonic() - started)
+        return True
+
+    def _restart(self, lost: str) -> bool:
+        """Ends what is left of the server and starts another; False when a signal came meanwhile."""
+        self._illness = None
+        self._emit("lost", f"lost {lost}; starting again", reason=lost)
+        now = time.monotonic()
+        if len(self._restarts) == MAX_RESTARTS and now - self._restarts[0] < RESTART_WINDOW_S:
+            raise MachineError("start_failed", f"lost {lost}, for the {MAX_RESTARTS + 1}th time within a minute")
+        self._restarts.append(now)
+        self._end_process()
+        return self._start()
+
+    def _stop(self) -> int:
+        """Lets the server finish; a second signal while it does so ends it at once."""
+        self._stopping.set()
+        self._emit("stopping", "stopping")
+        if self._command is not None and self._command.poll() is None:
+            self._command.terminate()
+        signal.signal(signal.SIGINT, _exit_now)
+        signal.signal(signal.SIGTERM, _exit_now)
+        if self._process is not None:
+            self._process.terminate(grace_s=STOP_GRACE_S)
+        self._emit("stopped", "stopped")
+        return 0
+
+    def _watch_health(self) -> None:
+        """Sends canaries, in a thread of its own, until the supervisor stops."""
+        while not self._stopping.wait(CANARY_INTERVAL_S):
+            for model in self._index.models:
+                if self._probe.canary(model.name, timeout_s=CANARY_TIMEOUT_S) == "ill" and self._illness is None:
+                    self._illness = f"the model {model.name}: its canary got no answer"
+                    self._wake()
+
+    def _start_command(self) -> None:
+        if not self._options.command:
+            return
+        address = f"{self._options.address}:{self._ports.grpc}"
+        self._command = subprocess.Popen(self._options.command, env={**os.environ, "TUBELET_URL": address})
+        self._watch_process(self._command.pid, "command")
+
+    def _watch_process(self, pid: int, name: str) -> None:
+        fd = open_pidfd(pid)
+        if fd is not None:
+            self._selector.register(fd, selectors.EVENT_READ, name)
+            if name != "command":
+                self._pidfds.append(fd)
+
+    def _end_process(self) -> None:
+        for fd in self._pidfds:
+            self._selector.unregister(fd)
+            os.close(fd)
+        self._pidfds.clear()
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+        shm.remove_regions(self._prefix)
+
+    def _clean_up(self) -> None:
+        self._stopping.set()
+        self._end_process()
+        if self._command is not None and self._command.poll() is None:
+            self._command.kill()
+
+    def _wake(self) -> None:
+        self._waker.send(b"\0")
+
+    def _read_wakeup(self) -> bool:
+        """Empties the wake-up socket; True when a signal was in it."""
+        return any(self._wakeups.recv(64))
+
+    def _announce_ready(self, seconds: float) -> None:
+        address = self._options.address
+        urls = {
+            "http": f"http://{address}:{self._ports.http}",
+            "grpc": f"{address}:{self._ports.grpc}",
+            "metrics": f"http://{address}:{self._ports.metrics}/metrics",
+        }
+        models = [model.name for model in self._index.models]
+        text = "  ".join(f"{name} {url}" for name, url in urls.items())
+        self._emit(
+            "ready",
+            f"ready after {seconds:.1f} s: {', '.join(models)}\n  {text}",
+            seconds=seconds,
+            models=models,
+            **urls,
+        )
+
+    def _emit(self, event: str, text: str, **facts: Any) -> None:
+        """Tells what happened: on standard output, or, where that belongs to the command, on standard error."""
+        stream = sys.stderr if self._options.command else sys.stdout
+        line = json.dumps({"event": event, **facts}) if self._options.json_events else f"tubelet: {text}"
+        print(line, file=stream, flush=True)
+
+
+def _check_address(options: ServeOptions, triton: Triton) -> None:
+    if triton.is_wheel and options.address not in LOOPBACK and not options.expose_unpatched_triton:
+        raise MachineError(
+            "start_failed",
+            f"the wheel's Triton 2.51 has known holes and must not listen on {options.address}; use 127.0.0.1 behind a "
+            "proxy, the container's Triton, or --expose-unpatched-triton",
+        )
+
+
+def _choose_ports(options: ServeOptions) -> Ports:
+    """Takes the ports that were asked for, or free ones.
+
+    Raises:
+        MachineError: ``port_in_use``, naming it.
+    """
+    chosen = []
+    with ExitStack() as stack:
+        for wanted in (options.http_port, options.grpc_port, options.metrics_port):
+            listener = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind((options.address, wanted))
+            except OSError as exc:
+                raise MachineError(
+                    "port_in_use", f"cannot listen on {options.address}:{wanted}: {exc.strerror}"
+                ) from exc
+            chosen.append(listener.getsockname()[1])
+    return Ports(*chosen)
+
+
+def _exit_now(number: int, _: object) -> None:
+    raise SystemExit(128 + number)

@@ -1,0 +1,56 @@
+"""What a model repository holds: ``repository.json`` at its top, written last."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tubelet.spec.errors import ContractError
+from tubelet.spec.strict import decode, encode
+
+__all__ = ["REPOSITORY_FILE", "RepositoryIndex", "ServedModel"]
+
+REPOSITORY_FILE = "repository.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServedModel:
+    """One public model of a repository."""
+
+    name: str
+    contract_digest: str
+    shm_bytes: int
+    """Shared memory that each process of a step should start with."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RepositoryIndex:
+    """A repository's table of contents."""
+
+    schema_version: Literal[1]
+    target: Literal["cpu"]
+    models: tuple[ServedModel, ...]
+
+    @classmethod
+    def load(cls, repository: Path) -> RepositoryIndex:
+        """Reads a repository's index.
+
+        Raises:
+            ContractError: the folder holds no finished repository.
+            RecipeError: the index has unknown, missing or unfit fields.
+        """
+        try:
+            data = json.loads((repository / REPOSITORY_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as exc:
+            raise ContractError(
+                "contract_mismatch",
+                f"{repository} is no model repository: no readable {REPOSITORY_FILE}; run tubelet repository",
+            ) from exc
+        return decode(cls, data, where="repository")
+
+    def save(self, repository: Path) -> None:
+        """Writes the index into the repository's folder."""
+        text = json.dumps(encode(self), indent=2)
+        (repository / REPOSITORY_FILE).write_text(text + "\n", encoding="utf-8")
