@@ -4,17 +4,40 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 VIDEO  ?=
 
-.PHONY: help venv demo test check format clean
+.PHONY: help venv demo demo-model repository bench test check format clean
 help:
 	@echo "make demo [VIDEO=path]   install, export, serve, classify, stop"
 	@echo "make test                all tests that need no GPU"
 	@echo "make check               format, lint, types, layers"
+	@echo "make repository          write model_repository/ for the demo model"
+	@echo "make demo-model          make the demo's data and train its model again"
+	@echo "make bench               measure the numbers of the README's table"
 
 venv: $(VENV)/ready
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[server,clients,export,dev]'
 	@touch $@
+
+# Each line is a command that you can type yourself.
+demo: repository build/clips/labels.csv
+	$(BIN)/tubelet serve --http-port 0 --grpc-port 0 --metrics-port 0 -- \
+	  $(BIN)/tubelet classify build/clips/0000.mp4 build/clips/0001.mp4 $(VIDEO)
+
+repository: bundles/motion/manifest.json
+	$(BIN)/tubelet repository bundles/motion --target cpu --out model_repository
+
+bundles/motion/manifest.json: $(VENV)/ready export/recipes/motion.toml export/checkpoints/motion.msgpack
+	$(BIN)/tubelet export export/recipes/motion.toml --out bundles/motion
+
+build/clips/labels.csv: $(VENV)/ready
+	$(BIN)/python -m tubelet.demo.clips --split evaluation --seed 3 --count 8 --out build/clips
+
+demo-model: venv
+	$(BIN)/python -m tubelet.demo.train --out export/checkpoints/motion.msgpack
+
+bench: repository
+	$(BIN)/python benchmarks/serving.py
 
 test: venv
 	$(BIN)/python -m pytest

@@ -64,7 +64,13 @@ def write_repository(bundles: Sequence[Path], *, target: Target, out: Path, limi
     for bundle, contract in contracts:
         _write_model(bundle, contract, out, limits)
     models = tuple(
-        ServedModel(name=contract.name, contract_digest=contract.digest, shm_bytes=_shm_bytes(contract))
+        ServedModel(
+            name=contract.name,
+            contract_digest=contract.digest,
+            shm_bytes=_shm_bytes(contract),
+            # A decoder gives no sign while it works, and may work this long; the rest is for the machine's other work.
+            max_silence_s=limits.decode_timeout_s + 10,
+        )
         for _, contract in contracts
     )
     # Written last: `tubelet serve` refuses a repository without it.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import http.client
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from tubelet.preprocess.canary import canary_video
+from tubelet.spec.repository import RepositoryIndex
 
 __all__ = ["Health", "Probe"]
 
@@ -31,28 +35,29 @@ class Probe:
     def canary(self, model: str, *, timeout_s: float) -> Health:
         """Sends a tiny real video through a model.
 
-        ``busy``: the queue is full or the answer is late, while other requests do get answers: no reason to restart.
+        ``busy``: the queue is full, or the answer does not come in time; `progress` tells whether others get theirs.
         """
-        before = self._num_successes()
         headers = {"Inference-Header-Content-Length": "0", "Content-Type": "application/octet-stream"}
         try:
             status, body = self._request(
                 "POST", f"/v2/models/{model}/infer", canary_video(), headers, timeout_s=timeout_s
             )
         except TimeoutError:
-            return "busy" if self._num_successes() > before else "ill"
+            return "busy"
         except OSError:
             return "ill"
         if status == http.client.OK:
             return "well"
         return "busy" if b"maximum queue size" in body or b"timeout expired" in body else "ill"
 
-    def _num_successes(self) -> float:
+    def progress(self, model: str) -> float:
+        """A number that grows while a model gets work done: requests answered, units encoded."""
         try:
             _, body = self._request("GET", "/metrics", port=self.metrics_port, timeout_s=5.0)
         except OSError:
             return 0.0
-        lines = (line for line in body.decode().splitlines() if line.startswith("nv_inference_request_success"))
+        signs = (f'nv_inference_request_success{{model="{model}",', f'tubelet_units_encoded_total{{model="{model}"')
+        lines = (line for line in body.decode().splitlines() if line.startswith(signs))
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
     def _request(
@@ -74,3 +79,19 @@ class Probe:
             raise ConnectionError(str(exc)) from exc
         finally:
             connection.close()
+
+
+def main() -> int:
+    """Container health check: sends the canary through every model of the repository on this machine."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--repository", type=Path, default=Path("model_repository"))
+    parser.add_argument("--http-port", type=int, default=8000)
+    parser.add_argument("--metrics-port", type=int, default=8002)
+    arguments = parser.parse_args()
+    probe = Probe("127.0.0.1", arguments.http_port, arguments.metrics_port)
+    models = RepositoryIndex.load(arguments.repository).models
+    return int(any(probe.canary(model.name, timeout_s=10.0) == "ill" for model in models))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -98,6 +98,7 @@ class Supervisor:
         self._waker.setblocking(False)
         self._pidfds: list[int] = []
         self._process: TritonProcess | None = None
+        self._serving: TritonProcess | None = None
         self._command: subprocess.Popen[bytes] | None = None
         self._restarts: deque[float] = deque(maxlen=MAX_RESTARTS)
         self._illness: str | None = None
@@ -164,23 +165,29 @@ class Supervisor:
         for model in self._index.models:
             if self._probe.canary(model.name, timeout_s=START_TIMEOUT_S) != "well":
                 raise MachineError("start_failed", f"{model.name} does not answer:\n{self._process.last_words}")
+        self._serving = self._process
         self._announce_ready(time.monotonic() - started)
         return True
 
     def _restart(self, lost: str) -> bool:
         """Ends what is left of the server and starts another; False when a signal came meanwhile."""
-        self._illness = None
-        self._emit("lost", f"lost {lost}; starting again", reason=lost)
-        now = time.monotonic()
-        if len(self._restarts) == MAX_RESTARTS and now - self._restarts[0] < RESTART_WINDOW_S:
-            raise MachineError("start_failed", f"lost {lost}, for the {MAX_RESTARTS + 1}th time within a minute")
-        self._restarts.append(now)
-        self._end_process()
-        return self._start()
+        while True:
+            self._serving = self._illness = None
+            self._emit("lost", f"lost {lost}; starting again", reason=lost)
+            now = time.monotonic()
+            if len(self._restarts) == MAX_RESTARTS and now - self._restarts[0] < RESTART_WINDOW_S:
+                raise MachineError("start_failed", f"lost {lost}, for the {MAX_RESTARTS + 1}th time within a minute")
+            self._restarts.append(now)
+            self._end_process()
+            try:
+                return self._start()
+            except MachineError as exc:
+                lost = f"the server while it started ({exc.message.splitlines()[0]})"
 
     def _stop(self) -> int:
         """Lets the server finish; a second signal while it does so ends it at once."""
         self._stopping.set()
+        self._serving = None
         self._emit("stopping", "stopping")
         if self._command is not None and self._command.poll() is None:
             self._command.terminate()
@@ -193,9 +200,18 @@ class Supervisor:
 
     def _watch_health(self) -> None:
         """Sends canaries, in a thread of its own, until the supervisor stops."""
+        signs = {model.name: (0.0, time.monotonic()) for model in self._index.models}
         while not self._stopping.wait(CANARY_INTERVAL_S):
             for model in self._index.models:
-                if self._probe.canary(model.name, timeout_s=CANARY_TIMEOUT_S) == "ill" and self._illness is None:
+                asked = self._serving
+                health = self._probe.canary(model.name, timeout_s=CANARY_TIMEOUT_S)
+                if asked is None or asked is not self._serving:
+                    continue  # the server went away meanwhile, and somebody else has seen it
+                progress, now = self._probe.progress(model.name), time.monotonic()
+                if health == "well" or progress != signs[model.name][0]:
+                    signs[model.name] = progress, now
+                is_stuck = health == "busy" and now - signs[model.name][1] > model.max_silence_s
+                if (health == "ill" or is_stuck) and self._illness is None:
                     self._illness = f"the model {model.name}: its canary got no answer"
                     self._wake()
 

@@ -23,6 +23,8 @@ class ServedModel:
     contract_digest: str
     shm_bytes: int
     """Shared memory that each process of a step should start with."""
+    max_silence_s: float
+    """How long the model may work without a sign of progress before it counts as stuck."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,20 @@
+"""Classifies one video through a running server: python classify.py clip.mp4 [HOST:PORT]."""
+
+import sys
+from pathlib import Path
+
+from tubelet.clients import VideoClassifier
+from tubelet.spec.errors import TubeletError
+
+
+def main(video: str, url: str = "127.0.0.1:8001") -> None:
+    try:
+        with VideoClassifier(url) as classifier:
+            found = classifier.classify(Path(video), top=3)
+    except TubeletError as error:
+        sys.exit(f"error: {error}")  # begins with a stable code, which is also error.code
+    sys.stdout.writelines(f"{label.probability:.4f}  {label.name}\n" for label in found.labels)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

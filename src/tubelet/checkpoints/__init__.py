@@ -1,0 +1,1 @@
+"""Official checkpoint files to state dicts of our networks."""

@@ -1,0 +1,1 @@
+"""Checkpoints to verified bundles, and bundles to Triton model repositories."""

@@ -1,0 +1,113 @@
+"""What an export is verified on: generated clips that are always there, and real videos where they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tubelet.preprocess.geometry import crop_offsets
+from tubelet.preprocess.prepare import prepare_video
+from tubelet.preprocess.sampling import plan_units
+from tubelet.spec.errors import InvalidRequestError, InvalidVideoError, LimitError
+from tubelet.spec.limits import Limits
+from tubelet.spec.manifest import Contract
+from tubelet.spec.request import Request
+
+__all__ = ["Sample", "generated_sample", "video_samples"]
+
+NUM_CLIPS, NUM_CROPS = 6, 3
+"""18 views: three crops of six clips that share units, as in the paper's protocols."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """The tensors that the step ``sample`` would give for one video; axes as in `tubelet.spec.tensors`."""
+
+    name: str
+    frames: NDArray[np.uint8]
+    """``[F, h, w, 3]``."""
+    unit_frames: NDArray[np.int32]
+    """``[U, t]``."""
+    clip_units: NDArray[np.int32]
+    """``[K, n]``."""
+    crops: NDArray[np.int32]
+    """``[R, 2]``, ``(y, x)``."""
+
+    @property
+    def num_views(self) -> int:
+        return len(self.clip_units) * len(self.crops)
+
+
+def generated_sample(contract: Contract, *, seed: int) -> Sample:
+    """Moving gradients under noise, cut into overlapping clips, so that every view is another picture.
+
+    Args:
+        contract: gives the sizes.
+        seed: of the pictures; the same seed gives the same bytes.
+    """
+    t, clip_frames = contract.geometry.unit_frames, contract.sampler.num_frames
+    starts = t * np.arange(NUM_CLIPS)
+    plan = plan_units(starts[:, None] + np.arange(clip_frames), unit_frames=t)
+    height = contract.resize.short_side_px
+    width = height * 4 // 3
+    return Sample(
+        name="generated",
+        frames=_pictures(len(plan.frames), height, width, rng=np.random.default_rng(seed)),
+        unit_frames=plan.unit_frames,
+        clip_units=plan.clip_units,
+        crops=crop_offsets(contract.crop, height=height, width=width, num_crops=NUM_CROPS),
+    )
+
+
+def video_samples(folder: Path, contract: Contract) -> Iterator[Sample | str]:
+    """Prepares every video of a folder by the model's default protocol.
+
+    Yields:
+        A sample, or for a file that holds no usable video a line that says why.
+
+    Raises:
+        InvalidRequestError: ``bad_input``, where the folder cannot be read or holds no usable video.
+    """
+    request = Request.from_parameters({}, contract, Limits())
+    usable = 0
+    for path in _files(folder):
+        try:
+            prepared = prepare_video(path.read_bytes(), request, contract, Limits())
+        except (InvalidVideoError, LimitError) as exc:
+            yield f"{path.name}: left out, {exc}"
+            continue
+        usable += 1
+        yield Sample(
+            name=path.name,
+            frames=prepared.frames,
+            unit_frames=prepared.unit_frames,
+            clip_units=prepared.clip_units,
+            crops=prepared.crops,
+        )
+    if not usable:
+        raise InvalidRequestError("bad_input", f"{folder.name} must hold at least one video that can be decoded")
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_file())
+    except OSError as exc:
+        raise InvalidRequestError("bad_input", f"cannot read the folder {folder}: {exc.strerror}") from exc
+
+
+def _pictures(num_frames: int, height: int, width: int, *, rng: np.random.Generator) -> NDArray[np.uint8]:
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32) / height
+    frames: NDArray[Any] = np.empty((num_frames, height, width, 3), dtype=np.uint8)
+    # Per channel: two waves along x and y, a phase, and how fast it moves.
+    waves = rng.uniform(-8, 8, size=(4, 3)).astype(np.float32)
+    for i in range(num_frames):
+        phase = waves[2] + waves[3] * np.float32(i / 4)
+        gradient = np.sin(x[..., None] * waves[0] + y[..., None] * waves[1] + phase)
+        noise = rng.integers(-30, 31, size=(height, width, 3))
+        frames[i] = np.clip(127.5 + 97 * gradient + noise, 0, 255)
+    return frames

@@ -1,0 +1,216 @@
+"""Opens an encoded video that lies in memory: what it is, which stream counts, which packets it has.
+
+Nothing but these bytes is ever read: no path, no protocol, no file that they name. Headers are not believed; what
+can be counted is counted.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, cast
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from tubelet.preprocess.guard import Guard
+from tubelet.preprocess.sniff import begins_like_video, is_text, missing_bytes
+from tubelet.spec.errors import InvalidVideoError
+
+__all__ = ["CODECS", "FORMATS", "Source", "open_video"]
+
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,gif,asf,m4v,h264,hevc"
+"""Demuxers that may look at the bytes, by FFmpeg's names; others open files or sockets, or turn text into video."""
+
+_CODECS_OF_TODAY = ("h264", "hevc", "vvc", "av1", "libdav1d", "vp8", "vp9", "mpeg4", "mjpeg", "prores", "gif")
+_CODECS_OF_ARCHIVES = ("mpeg1video", "mpeg2video", "h263", "h263p", "flv", "theora", "wmv1", "wmv2", "wmv3", "vc1")
+
+CODECS = frozenset((*_CODECS_OF_TODAY, *_CODECS_OF_ARCHIVES, "msmpeg4"))
+"""Decoders that may run, by FFmpeg's names."""
+
+_THREADS = 2
+"""Threads of one decoder: few and fixed, so that one video cannot take the machine."""
+
+_CODEC_PIXELS_FACTOR = 2
+"""FFmpeg counts padded macroblocks where we count pixels; the exact limit is checked on every frame."""
+
+_ONE_PICTURE_PER_PACKET = frozenset(("h264", "hevc", "vvc", "av1", "libdav1d", "mjpeg", "prores", "gif"))
+_SAMPLE_CONTAINERS = frozenset(("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flv", "gif"))
+
+
+class _Memory(io.BytesIO):
+    """The bytes, with a look at the clock on every read: probing and demuxing a hostile file end in time as well."""
+
+    def __init__(self, video: bytes, guard: Guard) -> None:
+        super().__init__(video)
+        self._guard = guard
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._guard.check_time()
+        return super().read(size)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An opened video and all packets of its best video stream; valid inside `open_video` only."""
+
+    stream: VideoStream
+    packets: list[Packet[VideoStream]]
+    """In decoding order; the last one is the empty packet that makes the decoder give up its last frames."""
+    pts: list[int | None]
+    """Time stamps of the packets that are shown, in the order of showing where all have one."""
+    countable: bool
+    """Whether each shown packet is sure to become one frame, so that N is known before anything is decoded."""
+    cut: str
+    """How the file shows that its end is missing, in words; empty: it does not."""
+    num_corrupt: int
+    """Packets that the container knows to be damaged."""
+    num_video_streams: int
+
+    @property
+    def num_packets(self) -> int:
+        """Packets that hold anything."""
+        return sum(packet.size > 0 for packet in self.packets)
+
+    @property
+    def time_base(self) -> Fraction:
+        return self.stream.time_base or Fraction(1, 90_000)
+
+    @property
+    def rate(self) -> Fraction | None:
+        """Frames per second as the header has it."""
+        return self.stream.average_rate or self.stream.guessed_rate
+
+    @property
+    def claimed_s(self) -> float | None:
+        """Duration as the header has it, in seconds."""
+        if self.stream.duration:
+            return float(self.stream.duration * self.time_base)
+        container = cast(InputContainer, self.stream.container)
+        return container.duration / av.time_base if container.duration else None
+
+
+@contextmanager
+def open_video(video: bytes, guard: Guard) -> Iterator[Source]:
+    """Opens a video and reads its packets; decodes nothing.
+
+    Args:
+        video: the encoded bytes.
+        guard: clock and limits of the request.
+
+    Yields:
+        The source; its stream's decoder is set up, but has not begun.
+
+    Raises:
+        InvalidVideoError: ``empty_video``, ``not_a_video``, ``truncated``, ``no_video_stream``,
+            ``codec_not_allowed``, ``encrypted``, ``no_frames`` or ``bad_dimensions``.
+        LimitError: ``too_many_pixels``, ``too_long`` or ``decode_timeout``.
+        DeadlineError: the request's time is over.
+    """
+    if not video:
+        raise InvalidVideoError("empty_video", "an encoded video is expected, got no bytes")
+    if is_text(video):
+        raise InvalidVideoError("not_a_video", "an encoded video is expected, got text")
+    with _open(video, guard) as container:
+        stream = _best_stream(container, video)
+        _set_up_decoder(stream, guard)
+        yield _read_packets(container, stream, video, guard)
+
+
+def _open(video: bytes, guard: Guard) -> InputContainer:
+    options = {
+        "format_whitelist": FORMATS,
+        "protocol_whitelist": "none",
+        # Opening decodes a frame or two to learn the format; this bounds that memory.
+        "max_pixels": str(guard.limits.max_frame_pixels * _CODEC_PIXELS_FACTOR),
+    }
+    try:
+        return av.open(_Memory(video, guard), "r", options=options, metadata_errors="replace", io_open=_refuse_to_open)
+    except (av.FFmpegError, PermissionError) as exc:
+        raise _unreadable(video) from exc
+
+
+def _refuse_to_open(url: str, flags: int, options: dict[str, Any]) -> io.BytesIO:
+    raise PermissionError("a video may name no other file")
+
+
+def _unreadable(video: bytes) -> InvalidVideoError:
+    if begins_like_video(video):
+        return InvalidVideoError("truncated", "the video's header is incomplete or damaged; send the whole file")
+    return InvalidVideoError("not_a_video", "these bytes are in no video format that is accepted here")
+
+
+def _best_stream(container: InputContainer, video: bytes) -> VideoStream:
+    pictures = Disposition.attached_pic | Disposition.timed_thumbnails
+    streams = [stream for stream in container.streams.video if not stream.disposition & pictures]
+    if not len(container.streams):
+        raise _unreadable(video)
+    if not streams:
+        raise InvalidVideoError("no_video_stream", "the file holds no moving pictures")
+    best = container.streams.best("video")
+    return best if isinstance(best, VideoStream) and best in streams else streams[0]
+
+
+def _set_up_decoder(stream: VideoStream, guard: Guard) -> None:
+    context = stream.codec_context
+    # PyAV has no codec context for a codec that FFmpeg does not know.
+    name = context.name if context is not None else "unknown"  # type: ignore[redundant-expr]
+    if name not in CODECS:
+        raise InvalidVideoError(
+            "codec_not_allowed",
+            f"codec {name!r} is not accepted; encode the video as H.264, HEVC, AV1, VP9, VP8 or MPEG-4",
+        )
+    if context.width and context.height:
+        guard.check_size(width=context.width, height=context.height)
+    context.options = {"max_pixels": str(guard.limits.max_frame_pixels * _CODEC_PIXELS_FACTOR)}
+    context.thread_count = _THREADS
+
+
+def _read_packets(container: InputContainer, stream: VideoStream, video: bytes, guard: Guard) -> Source:
+    packets: list[Packet[VideoStream]] = []
+    shown: list[int | None] = []
+    num_corrupt, broke_off = 0, False
+    try:
+        for packet in container.demux(stream):
+            guard.check_time()
+            if packet.has_sidedata("encryption_info"):
+                raise InvalidVideoError("encrypted", "the video is encrypted; send it without protection")
+            packets.append(packet)
+            if packet.size and not packet.is_discard:
+                shown.append(packet.pts)
+                guard.check_frames(len(shown))
+            num_corrupt += packet.is_corrupt
+    except av.FFmpegError:
+        broke_off = True
+    cut = _cut(video, broke_off=broke_off)
+    if not shown:
+        raise InvalidVideoError("truncated" if cut else "no_frames", cut or "the video stream holds no frames")
+    stamps = [pts for pts in shown if pts is not None]
+    rising = len(set(stamps)) == len(shown)
+    return Source(
+        stream=stream,
+        packets=packets,
+        pts=sorted(stamps) if rising else shown,  # type: ignore[arg-type]
+        countable=(
+            rising
+            and not cut
+            and not num_corrupt
+            and container.format.name in _SAMPLE_CONTAINERS
+            and stream.codec_context.name in _ONE_PICTURE_PER_PACKET
+        ),
+        cut=cut,
+        num_corrupt=num_corrupt,
+        num_video_streams=len(container.streams.video),
+    )
+
+
+def _cut(video: bytes, *, broke_off: bool) -> str:
+    if missing := missing_bytes(video):
+        return f"the file breaks off, {missing} bytes are missing at least"
+    return "the file breaks off" if broke_off else ""

@@ -1,0 +1,245 @@
+"""The way of a video to what the encoder's step needs: frames, units, clips, crops."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+
+from tubelet.preprocess.container import Source, open_video
+from tubelet.preprocess.decode import Reading, RgbConverter, read_frames
+from tubelet.preprocess.geometry import crop_offsets, resize_frame, resized_size
+from tubelet.preprocess.guard import Guard
+from tubelet.preprocess.timeline import frame_interval, frame_times
+from tubelet.preprocess.views import ViewPlan, plan_views
+from tubelet.spec.errors import InvalidRequestError, InvalidVideoError
+from tubelet.spec.limits import Limits
+from tubelet.spec.manifest import Contract, Resize
+from tubelet.spec.request import Request
+
+__all__ = ["Prepared", "prepare_frames", "prepare_video"]
+
+_USABLE_PART = 0.8
+"""Part of the claimed duration that makes a damaged video worth an answer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """A video, ready to be cut into units."""
+
+    frames: NDArray[np.uint8]
+    """``[F, h, w, 3]``, RGB: the distinct frames that are needed, resized, in time order."""
+    unit_frames: NDArray[np.int32]
+    """``[U, t]``, indices into ``frames``."""
+    clip_units: NDArray[np.int32]
+    """``[K, n]``, indices of units."""
+    crops: NDArray[np.int32]
+    """``[R, 2]``, ``(y, x)`` in ``frames``."""
+    frame_times: NDArray[np.float32]
+    """``[K, T]``, seconds from the first frame of the video."""
+    num_frames: int
+    """N, frames of the video, or of the part of it that was asked for."""
+    frames_decoded: int
+    """Frames that the decoder delivered."""
+    warnings: tuple[str, ...]
+    """What the caller should know; each begins with a stable word: ``colour``, ``damaged``, ``repeated``,
+    ``rotation``, ``size``, ``streams`` or ``timestamps``."""
+    milliseconds: dict[str, float]
+    """Where the time went: ``decode`` (reading, decoding, conversion to RGB) and ``resize``."""
+
+
+@dataclass(slots=True)
+class _FrameStore:
+    """Frames that were taken, resized at once to the size that the first of them gets."""
+
+    resize: Resize
+    to_rgb: RgbConverter = field(default_factory=RgbConverter)
+    frames: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
+    source_shape: tuple[int, ...] | None = None
+    sizes_differ: bool = False
+    resize_s: float = 0.0
+
+    def take(self, number: int, frame: VideoFrame) -> None:
+        self.add(number, self.to_rgb(frame))
+
+    def add(self, number: int, pixels: NDArray[np.uint8]) -> None:
+        began = time.monotonic()
+        if self.size is None:
+            self.source_shape = pixels.shape
+            self.size = resized_size(self.resize, height=pixels.shape[0], width=pixels.shape[1])
+        self.sizes_differ |= pixels.shape != self.source_shape
+        self.frames[number] = np.ascontiguousarray(resize_frame(self.resize, pixels, size=self.size))
+        self.resize_s += time.monotonic() - began
+
+    def gather(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Returns uint8 ``[F, h, w, 3]`` and gives up the frames one by one, so that they lie in memory once."""
+        wanted = numbers.tolist()
+        out = np.empty((len(wanted), *self.frames[wanted[0]].shape), dtype=np.uint8)
+        for row, number in enumerate(wanted):
+            out[row] = self.frames.pop(number)
+        return out
+
+
+def prepare_video(
+    video: bytes, request: Request, contract: Contract, limits: Limits, *, deadline: float = math.inf
+) -> Prepared:
+    """Decodes of a video what a model needs for a request.
+
+    Args:
+        video: the encoded bytes.
+        request: protocol and the part of the video.
+        contract: sampler, resize and crop of the model.
+        limits: what the request may cost; held while the work is done.
+        deadline: value of ``time.monotonic()`` after which nobody waits for the answer.
+
+    Returns:
+        The frames that are needed, and how units, clips and crops are made of them.
+
+    Raises:
+        InvalidVideoError: nothing usable comes out of these bytes.
+        InvalidRequestError: ``bad_parameter``, the part that was asked for holds no frame.
+        LimitError: a limit was exceeded.
+        DeadlineError: the request's time is over.
+    """
+    guard = Guard(limits, deadline)
+    guard.check_bytes(len(video))
+    store = _FrameStore(contract.resize)
+    with open_video(video, guard) as source:
+        reading = read_frames(source, guard, wanted=_estimate(source, request, contract, guard), take=store.take)
+        if not reading.pts:
+            raise _nothing_decoded(source)
+        pts = source.pts if reading.stopped else reading.pts
+        times, stamped = frame_times(pts, time_base=source.time_base, rate=source.rate)
+        plan = _plan(times, source.rate, request, contract, guard)
+        warnings = _judge(source, reading, plan, duration_s=float(times[-1]))
+        if not stamped:
+            warnings.append("timestamps: missing or not rising; times were counted at the frame rate")
+    _read_missing(video, guard, store, plan)
+    return _finish(plan, store, contract, request, guard, warnings)
+
+
+def prepare_frames(
+    frames: NDArray[np.uint8], fps: float, request: Request, contract: Contract, limits: Limits
+) -> Prepared:
+    """As `prepare_video`, from frames that are decoded already.
+
+    Args:
+        frames: uint8 ``[N, h, w, 3]``, RGB, upright.
+        fps: their rate in frames per second.
+        request: protocol and the part of the video.
+        contract: sampler, resize and crop of the model.
+        limits: what the request may cost.
+
+    Returns:
+        As `prepare_video`; no frame was decoded.
+
+    Raises:
+        InvalidRequestError: ``bad_input``, a wrong type or shape; ``bad_parameter`` as `prepare_video`.
+        InvalidVideoError: ``bad_dimensions``.
+        LimitError: a limit was exceeded.
+    """
+    guard = Guard(limits)
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise InvalidRequestError(
+            "bad_input", f"frames of UINT8 [N, h, w, 3] are expected, got {frames.dtype} {list(frames.shape)}"
+        )
+    if not (math.isfinite(fps) and fps > 0):
+        raise InvalidRequestError("bad_input", f"fps must be a positive number, got {fps}")
+    num_frames, height, width = frames.shape[:3]
+    guard.check_frames(num_frames)
+    guard.check_size(width=width, height=height)
+    times = np.arange(num_frames, dtype=np.float64) / fps
+    plan = _plan(times, Fraction(fps), request, contract, guard)
+    store = _FrameStore(contract.resize)
+    for number in plan.units.frames.tolist():
+        store.add(number, frames[number])
+    return _finish(plan, store, contract, request, guard, [])
+
+
+def _estimate(source: Source, request: Request, contract: Contract, guard: Guard) -> frozenset[int]:
+    """Frames that will be needed, by the look of the packets; certain only where the source is countable."""
+    times, _ = frame_times(source.pts, time_base=source.time_base, rate=source.rate)
+    try:
+        return frozenset(_plan(times, source.rate, request, contract, guard).units.frames.tolist())
+    except InvalidRequestError:
+        if source.countable:
+            raise
+        return frozenset()
+
+
+def _plan(
+    times: NDArray[np.float64], rate: Fraction | None, request: Request, contract: Contract, guard: Guard
+) -> ViewPlan:
+    guard.check_duration(float(times[-1]))
+    interval_s = frame_interval(times, rate=rate)
+    return plan_views(times, interval_s=interval_s, request=request, contract=contract, limits=guard.limits)
+
+
+def _nothing_decoded(source: Source) -> InvalidVideoError:
+    if not source.stream.width or not source.stream.height:
+        return InvalidVideoError("bad_dimensions", "the video has no size, or one that no decoder takes")
+    return InvalidVideoError("no_frames", "no frame of the video could be decoded; it is damaged or protected")
+
+
+def _judge(source: Source, reading: Reading, plan: ViewPlan, *, duration_s: float) -> list[str]:
+    """Says what is odd about a video; raises InvalidVideoError ``truncated`` where too little came out of it."""
+    warnings = []
+    damage = source.cut
+    if reading.num_failed and not damage:
+        damage = f"{reading.num_failed} of {source.num_packets} packets could not be decoded"
+    if damage:
+        claimed_s = source.claimed_s
+        if not plan.has_full_clip and (claimed_s is None or duration_s < _USABLE_PART * claimed_s):
+            raise InvalidVideoError(
+                "truncated",
+                f"{damage}; {len(reading.pts)} frames came out, fewer than a full clip; send the whole file",
+            )
+        warnings.append(f"damaged: {damage}")
+    elif source.num_corrupt:
+        warnings.append(f"damaged: {source.num_corrupt} of {source.num_packets} packets arrived damaged")
+    if reading.num_repaired:
+        warnings.append(f"damaged: {reading.num_repaired} frames were repaired by the decoder")
+    if not plan.has_full_clip:
+        warnings.append(f"repeated: {plan.num_frames} frames are too few for a clip; frames were repeated")
+    if source.num_video_streams > 1:
+        warnings.append(f"streams: of {source.num_video_streams} video streams, number {source.stream.index} was taken")
+    return warnings
+
+
+def _read_missing(video: bytes, guard: Guard, store: _FrameStore, plan: ViewPlan) -> None:
+    """Decodes once more where the packets had promised another number of frames than came out."""
+    missing = frozenset(plan.units.frames.tolist()) - store.frames.keys()
+    if not missing:
+        return
+    with open_video(video, guard) as source:
+        read_frames(source, guard, wanted=missing, take=store.take)
+    if not missing <= store.frames.keys():
+        raise InvalidVideoError("truncated", "the damaged video decodes differently each time; send it undamaged")
+
+
+def _finish(
+    plan: ViewPlan, store: _FrameStore, contract: Contract, request: Request, guard: Guard, warnings: list[str]
+) -> Prepared:
+    warnings.extend(f"{word}: {text}" for word, text in store.to_rgb.warnings.items())
+    if store.sizes_differ:
+        warnings.append("size: the size of the frames changes; all were resized to that of the first one needed")
+    elapsed_s = time.monotonic() - guard.started
+    frames = store.gather(plan.units.frames)
+    height, width = frames.shape[1:3]
+    return Prepared(
+        frames=frames,
+        unit_frames=plan.units.unit_frames,
+        clip_units=plan.units.clip_units,
+        crops=crop_offsets(contract.crop, height=height, width=width, num_crops=request.protocol.num_crops),
+        frame_times=plan.frame_times,
+        num_frames=plan.num_frames,
+        frames_decoded=guard.frames_decoded,
+        warnings=tuple(warnings),
+        milliseconds={"decode": (elapsed_s - store.resize_s) * 1000, "resize": store.resize_s * 1000},
+    )

@@ -1,0 +1,33 @@
+"""Serving, decoding and calling need no torch: shown in a fresh interpreter."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "onnx", "onnxscript", "tubelet.models", "tubelet.export", "tubelet.demo")
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "tubelet.cli",
+        "tubelet.spec.manifest",
+        "tubelet.preprocess.prepare",
+        "tubelet.engines",
+        "tubelet.server.supervisor",
+        "tubelet.server.averaging",
+        "tubelet.server.doctor",
+        "tubelet.clients",
+    ],
+)
+def test_import_brings_nothing_heavy(module: str) -> None:
+    program = f"import sys, {module}; print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_the_command_line_starts_without_numpy() -> None:
+    program = "import sys, tubelet.cli; print('numpy' in sys.modules, 'av' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

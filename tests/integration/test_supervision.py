@@ -1,0 +1,166 @@
+"""What is killed comes back, what ends leaves nothing behind: the supervisor, provoked from outside."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from real_server import TUBELET, Serving
+
+from tubelet.clients import Classification, VideoClassifier
+from tubelet.preprocess.canary import canary_video
+from tubelet.spec.errors import TubeletError, UnavailableError
+
+pytestmark = pytest.mark.needs_triton
+
+STUBS = ["motion_sample", "motion_units", "motion_encoder", "motion_temporal", "motion_average"]
+
+
+@contextmanager
+def load(classifier: VideoClassifier) -> Iterator[list[Classification | TubeletError]]:
+    """Six callers that ask without a pause; gives the list of what they got, complete at the end."""
+    answers: list[Classification | TubeletError] = []
+    is_over = threading.Event()
+
+    def call() -> None:
+        while not is_over.is_set():
+            try:
+                answers.append(classifier.classify(canary_video(), protocol="4x3"))
+            except TubeletError as exc:
+                answers.append(exc)
+                is_over.wait(0.05)  # the pace of a caller whose server is away
+
+    callers = [threading.Thread(target=call) for _ in range(6)]
+    for caller in callers:
+        caller.start()
+    try:
+        yield answers
+    finally:
+        is_over.set()
+        for caller in callers:
+            caller.join()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Blocks until ``condition`` holds; the test's own timeout ends a wait that is in vain."""
+    pause = threading.Event()
+    while not condition():
+        pause.wait(0.01)
+
+
+@pytest.mark.parametrize("victim", [*STUBS, "tritonserver"])
+def test_killed_under_load_comes_back_by_itself(serve: Callable[..., Serving], victim: str) -> None:
+    serving = serve()
+    with serving.classifier() as classifier:
+        before = classifier.classify(canary_video())
+        with load(classifier) as answers:
+            wait_until(lambda: len(answers) > 10)
+            name = "bin/tritonserver" if victim == "tritonserver" else f"/{victim}/"
+            os.kill(serving.processes(name)[0], signal.SIGKILL)
+            serving.wait_for("lost")
+            serving.wait_for("ready")
+            wait_until(lambda: isinstance(answers[-1], Classification))
+        failures = [answer for answer in answers if isinstance(answer, TubeletError)]
+        assert failures
+        assert {type(failure) for failure in failures} == {UnavailableError}, failures
+        assert {failure.code for failure in failures} == {"backend_lost"}
+        np.testing.assert_array_equal(classifier.classify(canary_video()).logits, before.logits)
+    assert len(serving.processes("triton_python_backend_stub")) == len(STUBS) + 1  # two sample instances
+    assert serving.stop() == 0
+    assert serving.regions() == []
+
+
+def test_a_hanging_backend_is_found_by_the_canary(
+    serve: Callable[..., Serving], make_repository: Callable[..., Path]
+) -> None:
+    serving = serve(make_repository(decode_timeout_s=1.0))
+    os.kill(serving.processes("/motion_units/")[0], signal.SIGSTOP)
+    assert "canary" in serving.wait_for("lost")["reason"]
+    serving.wait_for("ready")
+    with serving.classifier() as classifier:
+        assert classifier.classify(canary_video()).labels
+
+
+def test_requests_in_flight_finish_when_the_server_is_told_to_stop(serve: Callable[..., Serving]) -> None:
+    serving = serve()
+    with serving.classifier() as classifier:
+        with load(classifier) as answers:
+            wait_until(lambda: len(answers) > 10)
+            assert serving.stop() == 0
+        assert {type(answer) for answer in answers} <= {Classification, UnavailableError}
+    assert serving.regions() == []
+    assert serving.events[-1]["event"] == "stopped"
+
+
+def test_a_signal_while_starting_ends_cleanly(repository: Path) -> None:
+    arguments = [str(TUBELET), "serve", "--repository", str(repository), "--http-port=0", "--grpc-port=0", "--metrics-port=0"]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE)
+    region = f"tubelet_{process.pid}_*"
+    wait_until(lambda: any(Path("/dev/shm").glob(region)))
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 0
+    assert list(Path("/dev/shm").glob(region)) == []
+
+
+def test_a_killed_supervisor_takes_the_server_with_it(serve: Callable[..., Serving]) -> None:
+    serving = serve()
+    pids = serving.processes("triton")
+    serving.process.kill()
+    serving.wait()
+    wait_until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in pids))
+    following = serve()  # clears what the killed one left in shared memory
+    assert serving.regions() == []
+    assert following.stop() == 0
+
+
+def test_the_server_runs_while_a_command_runs(repository: Path) -> None:
+    program = "import os, sys; print(os.environ['TUBELET_URL']); sys.exit(7)"
+    ports = ["--http-port=0", "--grpc-port=0", "--metrics-port=0"]
+    done = subprocess.run(
+        [TUBELET, "serve", "--repository", repository, *ports, "--", sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert done.returncode == 7
+    assert done.stdout.startswith("127.0.0.1:")
+
+
+def test_a_port_in_use_is_named(repository: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [TUBELET, "serve", "--repository", repository, f"--http-port={port}"], capture_output=True, text=True
+        )
+    assert done.returncode == 1
+    assert f"port_in_use: cannot listen on 127.0.0.1:{port}" in done.stderr
+
+
+def test_a_folder_that_is_no_repository_is_refused(tmp_path: Path) -> None:
+    done = subprocess.run([TUBELET, "serve", "--repository", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "contract_mismatch" in done.stderr
+
+
+def test_a_repository_with_another_graph_does_not_start(make_repository: Callable[..., Path]) -> None:
+    import onnx
+
+    repository = make_repository()
+    graph = repository / "motion_temporal" / "1" / "temporal.onnx"
+    model = onnx.load(graph)
+    for entry in model.metadata_props:
+        if entry.key == "contract_digest":
+            entry.value = "sha256:of another"
+    graph.unlink()  # it may be a link into the bundle
+    onnx.save(model, graph)
+    ports = ["--http-port=0", "--grpc-port=0", "--metrics-port=0"]
+    done = subprocess.run([TUBELET, "serve", "--repository", repository, *ports], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "contract_mismatch: temporal.onnx was exported for sha256:of another" in done.stderr

@@ -1,0 +1,16 @@
+"""A bundle of the tiny model, exported once per session; tests that change it work on a copy."""
+
+from pathlib import Path
+
+import pytest
+from tiny import write_recipe
+
+from tubelet.export.bundle import export_bundle
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a verified bundle, with its checkpoint beside the recipe, not in the bundle."""
+    out = tmp_path_factory.mktemp("bundles") / "tiny"
+    export_bundle(write_recipe(tmp_path_factory.mktemp("recipe")), checkpoint=None, out=out)
+    return out

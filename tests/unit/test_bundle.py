@@ -1,0 +1,190 @@
+"""A bundle is complete and verified, or it is not there."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import CHECKPOINT, LABELS, RECIPE, write_recipe
+
+from tubelet.checkpoints.load import load_model, sha256_file
+from tubelet.checkpoints.scenic import write_checkpoint
+from tubelet.engines import open_engine
+from tubelet.export.bundle import export_bundle
+from tubelet.spec.errors import ExportMismatchError, InvalidRequestError, RecipeError
+from tubelet.spec.manifest import Geometry, Manifest
+
+TWO_HEADS = RECIPE.replace('name = "direction"', 'name = "vertical"').replace("labels.txt", "vertical.txt") + (
+    '[[heads]]\nname = "other"\nactivation = "sigmoid"\nlabels = "other.txt"\n'
+)
+
+
+def test_bundle_holds_what_the_design_says(tiny_bundle: Path):
+    assert {path.name for path in tiny_bundle.iterdir()} == {
+        "manifest.json",
+        "labels.txt",
+        "units.onnx",
+        "encoder.onnx",
+        "temporal.onnx",
+        "average.onnx",
+        "parity.json",
+    }
+    assert (tiny_bundle / "labels.txt").read_text(encoding="utf-8").splitlines() == list(LABELS)
+
+
+def test_manifest_says_what_was_built(tiny_bundle: Path):
+    manifest = Manifest.load(tiny_bundle)
+    contract, build = manifest.contract, manifest.build
+    assert contract.name == "tiny"
+    assert contract.geometry == Geometry(
+        unit_frames=2,
+        patch_px=8,
+        feature_dim=16,
+        encoder_layers=2,
+        encoder_heads=2,
+        temporal_layers=1,
+        temporal_heads=4,
+    )
+    assert contract.sampler.target_fps is None
+    assert build.checkpoint.file == "checkpoint"
+    assert build.checkpoint.sha256 == sha256_file(CHECKPOINT)
+    model = load_model(CHECKPOINT, format="scenic", family="vivit", variant="factorised_encoder")
+    assert build.num_parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert build.tools.keys() == {"tubelet", "torch", "onnx", "onnxscript", "onnxruntime", "numpy"}
+    (head,) = contract.heads
+    assert head.num_classes == len(LABELS)
+    assert head.labels_sha256 == hashlib.sha256((tiny_bundle / "labels.txt").read_bytes()).hexdigest()
+
+
+def test_manifest_and_parity_tell_the_same_measurements(tiny_bundle: Path):
+    manifest = json.loads((tiny_bundle / "manifest.json").read_text())
+    parity = json.loads((tiny_bundle / "parity.json").read_text())
+    assert parity["passed"] is True
+    assert parity["units_equal"] is True
+    assert parity["contract_digest"] == manifest["contract_digest"]
+    assert parity["budget"] == manifest["build"]["budget"]
+    assert parity["measured"] == manifest["build"]["measured"]
+    assert all(measured["num_views"] >= 16 for measured in parity["measured"])
+
+
+def test_the_same_recipe_gives_the_same_contract(tmp_path, tiny_bundle: Path):
+    manifest = export_bundle(write_recipe(tmp_path), checkpoint=None, out=tmp_path / "again")
+    assert manifest.contract_digest == Manifest.load(tiny_bundle).contract_digest
+    assert Manifest.load(tmp_path / "again") == manifest
+
+
+def test_several_heads_have_labels_and_probabilities_of_their_own(tmp_path):
+    recipe = write_recipe(tmp_path, TWO_HEADS)
+    (tmp_path / "vertical.txt").write_text("up\ndown\nstill\n")
+    (tmp_path / "other.txt").write_text("bright\nstraße\n", encoding="utf-8")
+    lines: list[str] = []
+    manifest = export_bundle(recipe, checkpoint=None, out=tmp_path / "bundle", progress=lines.append)
+    names = {path.name for path in (tmp_path / "bundle").iterdir()}
+    assert {"labels.vertical.txt", "labels.other.txt"} < names
+    assert "labels.txt" not in names
+    assert manifest.contract.num_classes == 5
+    view_logits = np.zeros((2, 5), np.float32)
+    found = open_engine(tmp_path / "bundle" / "average.onnx", threads=1).run({"VIEW_LOGITS": view_logits})
+    np.testing.assert_allclose(found["PROBABILITIES"], [1 / 3] * 3 + [0.5] * 2, rtol=0, atol=1e-6)
+    assert [line for line in lines if line.startswith("exported")] == [
+        f"exported {step}.onnx" for step in ("units", "encoder", "temporal", "average")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("num_frames = 6", "num_frames = 8", "sampler.num_frames is 8 in the recipe, and 6 in the checkpoint"),
+        ("size_px = 16", "size_px = 8", "crop.size_px is 8 in the recipe, and 16 in the checkpoint"),
+        ("short_side_px = 20", "short_side_px = 15", "crop.size_px exceeds"),
+        ('name = "tiny"', 'name = "not a name"', "a model's name"),
+        ('default_protocol = "2x3"', 'default_protocol = "4x3"', "default_protocol '4x3' is not among"),
+        ('"2x3", "tsn"', '"2x3", "full"', "a protocol is"),
+        ('"labels.txt"', '"nothing.txt"', "cannot read the labels"),
+        ('"checkpoint"', '"nothing"', "cannot read"),
+        ("stride = 2", "", "recipe.sampler lacks stride"),
+    ],
+)
+def test_contradictions_are_named_and_leave_nothing(tmp_path, old: str, new: str, message: str):
+    recipe = write_recipe(tmp_path, RECIPE.replace(old, new))
+    before = set(tmp_path.iterdir())
+    with pytest.raises(RecipeError, match=message):
+        export_bundle(recipe, checkpoint=None, out=tmp_path / "bundle")
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_heads_of_the_same_name_are_refused(tmp_path):
+    recipe = write_recipe(tmp_path, TWO_HEADS.replace('"other"', '"vertical"'))
+    (tmp_path / "vertical.txt").write_text("up\ndown\nstill\n")
+    (tmp_path / "other.txt").write_text("bright\ndark\n")
+    with pytest.raises(RecipeError, match="different names"):
+        export_bundle(recipe, checkpoint=None, out=tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"up\ndown\nleft\nright\n", "the number of labels is 4 in the recipe, and 5"),
+        (b"up\ndown\n\nright\nstill\n", "none empty"),
+        (b"up\ndown\nup\nright\nstill\n", "none twice"),
+        (b"", "one label per line"),
+        (b"\xff\xfe\n", "not UTF-8"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(tmp_path, data: bytes, message: str):
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "labels.txt").write_bytes(data)
+    with pytest.raises(RecipeError, match=message) as caught:
+        export_bundle(recipe, checkpoint=None, out=tmp_path / "bundle")
+    assert caught.value.code == "bad_recipe"
+
+
+def test_over_budget_leaves_no_bundle_and_keeps_the_old_one(tmp_path):
+    """Logits of size 1e6 cannot be equal to 2e-4 in float32: the export itself is right, the budget is not kept."""
+    model = load_model(CHECKPOINT, format="scenic", family="vivit", variant="factorised_encoder")
+    with torch.no_grad():
+        model.head.weight *= 1e6
+    write_checkpoint(tmp_path / "loud", model.state_dict(), model.sizes)
+    recipe, out = write_recipe(tmp_path), tmp_path / "bundle"
+    before = set(tmp_path.iterdir())
+    with pytest.raises(ExportMismatchError, match="allows 0.0002") as caught:
+        export_bundle(recipe, checkpoint=tmp_path / "loud", out=out)
+    assert caught.value.code == "over_budget"
+    assert set(tmp_path.iterdir()) == before
+    good = export_bundle(recipe, checkpoint=None, out=out)
+    with pytest.raises(ExportMismatchError):
+        export_bundle(recipe, checkpoint=tmp_path / "loud", out=out)
+    assert Manifest.load(out) == good
+    assert set(tmp_path.iterdir()) == {*before, out}
+
+
+def test_a_bundle_is_replaced_as_a_whole(tmp_path):
+    recipe, out = write_recipe(tmp_path), tmp_path / "new" / "bundle"
+    out.mkdir(parents=True)  # an empty folder may be taken
+    export_bundle(recipe, checkpoint=None, out=out)
+    (out / "left-over").touch()
+    export_bundle(recipe, checkpoint=CHECKPOINT, out=out)
+    assert not (out / "left-over").exists()
+    assert [path.name for path in out.parent.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_what_is_no_bundle_is_not_replaced(tmp_path, kind: str):
+    out = tmp_path / "precious"
+    (out / "thesis.txt" if kind == "folder" else out).parent.mkdir(exist_ok=True)
+    (out / "thesis.txt" if kind == "folder" else out).write_text("mine")
+    with pytest.raises(InvalidRequestError, match="is no bundle"):
+        export_bundle(write_recipe(tmp_path), checkpoint=None, out=out)
+    assert (out / "thesis.txt" if kind == "folder" else out).read_text() == "mine"
+
+
+def test_a_broken_checkpoint_leaves_nothing(tmp_path):
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "checkpoint").write_bytes(CHECKPOINT.read_bytes()[:1000])
+    before = set(tmp_path.iterdir())
+    with pytest.raises(RecipeError) as caught:
+        export_bundle(recipe, checkpoint=None, out=tmp_path / "bundle")
+    assert caught.value.code == "bad_checkpoint"
+    assert set(tmp_path.iterdir()) == before

@@ -1,0 +1,164 @@
+"""The command line: exit codes, what goes to which stream, and that it starts light."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from scripted_triton import ScriptedTriton, running
+
+from tubelet.cli import main
+
+
+@pytest.fixture
+def triton() -> Iterator[ScriptedTriton]:
+    with running(ScriptedTriton()) as scripted:
+        yield scripted
+
+
+def tubelet(*arguments: object, url: str = "127.0.0.1:1") -> Result:
+    """Runs the command line; nobody listens on the default address here."""
+    return CliRunner(env={"TUBELET_URL": url}).invoke(main, [str(argument) for argument in arguments])
+
+
+def write_videos(folder: Path, *said: object) -> list[Path]:
+    paths = [folder / f"{number}.mp4" for number in range(len(said))]
+    for path, content in zip(paths, said, strict=True):
+        path.write_text(json.dumps(content))
+    return paths
+
+
+LEFT, DOWN, BROKEN = [3, 1, 0, 0], [0, 0, 0, 3], "in ensemble 'demo', truncated: it ends"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["no-such-command"],
+        ["classify"],
+        ["classify", "a.mp4", "--top", "0"],
+        ["evaluate", "absent.csv"],
+        ["evaluate", __file__, "--concurrency", "0"],
+        ["export", __file__],
+        ["repository", "--target", "cpu", "--out", "x"],
+        ["repository", ".", "--target", "tpu", "--out", "x"],
+        ["repository", ".", "--target", "cpu", "--out", "x", "--limit", "max_vews=3"],
+        ["repository", ".", "--target", "cpu", "--out", "x", "--limit", "max_views=-3"],
+        ["serve", "--repository", "absent"],
+        ["serve", "--http-port", "http"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+    assert tubelet(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("command", [["--version"], ["--help"], ["classify", "-h"]])
+def test_asking_is_exit_code_0(command: list[str]) -> None:
+    assert tubelet(*command).exit_code == 0
+
+
+def test_a_folder_that_is_no_bundle_is_exit_code_1_and_one_line(tmp_path: Path) -> None:
+    result = tubelet("repository", tmp_path, "--target", "cpu", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: contract_mismatch: ")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_no_server_is_exit_code_1(tmp_path: Path) -> None:
+    result = tubelet("classify", *write_videos(tmp_path, LEFT))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: backend_lost: no server answers")
+
+
+def test_an_option_is_preferred_to_the_environment(triton: ScriptedTriton, tmp_path: Path) -> None:
+    assert tubelet("classify", *write_videos(tmp_path, LEFT), "--url", triton.url).exit_code == 0
+
+
+def test_files_come_out_in_order(triton: ScriptedTriton, tmp_path: Path) -> None:
+    videos = write_videos(tmp_path, *([LEFT, DOWN] * 6))
+    result = tubelet("classify", *videos, "--top", 1, "--json", url=triton.url)
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.exit_code == 0
+    assert [line["video"] for line in lines] == [str(video) for video in videos]
+    assert [line["labels"][0]["name"] for line in lines] == ["left", "down"] * 6
+    assert result.stderr == ""
+
+
+def test_one_file_that_fails_leaves_the_others_alone(triton: ScriptedTriton, tmp_path: Path) -> None:
+    videos = write_videos(tmp_path, LEFT, BROKEN, DOWN)
+    for as_json in (False, True):
+        result = tubelet("classify", *videos, tmp_path / "absent.mp4", *["--json"] * as_json, url=triton.url)
+        assert result.exit_code == 1
+        errors = result.stderr.splitlines()
+        assert errors[0] == f"error: {videos[1]}: truncated: it ends"
+        assert "absent.mp4: bad_input: " in errors[1]
+        assert len(errors) == 2
+        if as_json:
+            lines = [json.loads(line) for line in result.stdout.splitlines()]
+            assert [line.get("error", {}).get("code") for line in lines] == [None, "truncated", None, "bad_input"]
+        else:
+            assert f"{videos[0]}: demo 1x1" in result.stdout
+            assert f"{videos[2]}: demo 1x1" in result.stdout
+
+
+def test_wishes_reach_the_server(triton: ScriptedTriton, tmp_path: Path) -> None:
+    wishes = ["--protocol", "4x3", "--start-s", "1.5", "--end-s", "2", "--deadline-s", "9", "--model", "demo"]
+    assert tubelet("classify", *write_videos(tmp_path, LEFT), *wishes, url=triton.url).exit_code == 0
+    parameters = triton.requests[0].parameters
+    assert parameters["protocol"].string_param == "4x3"
+    assert float(parameters["start_s"].string_param) == 1.5
+    assert float(parameters["deadline_ms"].string_param) == 9000
+
+
+def test_a_list_is_scored(triton: ScriptedTriton, tmp_path: Path) -> None:
+    write_videos(tmp_path, LEFT, DOWN, LEFT)
+    csv = tmp_path / "list.csv"
+    csv.write_text("video,label\n0.mp4,left\n1.mp4,3\n2.mp4,right\n")
+    result = tubelet("evaluate", csv, url=triton.url)
+    assert result.exit_code == 0
+    assert "top-1   66.67 %  2 of 3" in result.stdout
+    assert "top-5  100.00 %  3 of 3" in result.stdout
+    assert result.stderr.splitlines()[-1] == "classified: 3 of 3"
+
+
+def test_a_list_with_a_failed_row_is_exit_code_1(triton: ScriptedTriton, tmp_path: Path) -> None:
+    write_videos(tmp_path, LEFT, BROKEN)
+    csv = tmp_path / "list.csv"
+    csv.write_text("video,label\n0.mp4,left\n1.mp4,left\n")
+    result = tubelet("evaluate", csv, "--json", url=triton.url)
+    assert result.exit_code == 1
+    *rows, score = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["rank"] for row in rows] == [0, None]
+    assert (score["rows"], score["top1_count"], score["failed"]) == (2, 1, 1)
+    assert f"error: line 3, {tmp_path / '1.mp4'}: truncated: it ends" in result.stderr
+
+
+def test_the_doctor_speaks_json(tmp_path: Path) -> None:
+    result = tubelet("doctor", "--json")
+    findings = [json.loads(line) for line in result.stdout.splitlines()]
+    needed = [finding["ok"] for finding in findings if finding["is_needed"]]
+    assert result.exit_code == (0 if all(needed) else 1)
+    assert len(tubelet("doctor").stdout.splitlines()) == len(findings)
+
+
+def test_a_command_without_its_packages_says_what_to_install(tmp_path: Path) -> None:
+    script = "import sys; sys.modules['tritonclient'] = None; from tubelet.cli import main; main()"
+    run = subprocess.run(
+        [sys.executable, "-c", script, "classify", "x.mp4"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 1
+    assert run.stderr == "error: missing: no package tritonclient; pip install 'tubelet[clients]'\n"
+
+
+def test_the_command_line_starts_without_the_heavy_packages() -> None:
+    script = (
+        "import sys, tubelet.cli; print(*sorted(set(sys.modules) & {'torch', 'onnx', 'numpy', 'av', 'cv2', 'grpc'}))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout.strip() == ""

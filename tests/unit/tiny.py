@@ -1,0 +1,69 @@
+"""The tiny factorised encoder of ``tests/assets``: its files, and recipes for it."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+TINY = Path(__file__).parents[1] / "assets" / "vivit_fe_tiny"
+CHECKPOINT = TINY / "checkpoint"
+MAKER = TINY.parent / "make_vivit_fe_tiny.py"
+LABELS = ("up", "down", "left", "right", "still")
+
+RECIPE = """
+name = "tiny"
+family = "vivit"
+variant = "factorised_encoder"
+protocols = ["1x1", "2x3", "tsn"]
+default_protocol = "2x3"
+aggregation = "mean_logits"
+
+[checkpoint]
+format = "scenic"
+file = "checkpoint"
+source = "tests/assets/make_vivit_fe_tiny.py"
+licence = "Apache-2.0"
+
+[sampler]
+kind = "scenic"
+num_frames = 6
+stride = 2
+target_fps = "none"
+short_video = "wrap"
+
+[resize]
+kind = "scenic"
+short_side_px = 20
+kernel = "bilinear"
+antialias = false
+on = "uint8_truncated"
+
+[crop]
+kind = "scenic"
+size_px = 16
+
+[normalisation]
+scale = 0.00784313725490196
+mean = [1.0, 1.0, 1.0]
+std = [1.0, 1.0, 1.0]
+
+[[heads]]
+name = "direction"
+activation = "softmax"
+labels = "labels.txt"
+"""
+
+
+def recipe_data() -> dict[str, Any]:
+    """The recipe as plain data."""
+    return tomllib.loads(RECIPE)
+
+
+def write_recipe(folder: Path, text: str = RECIPE) -> Path:
+    """Writes the recipe, its labels and its checkpoint into a folder; gives the recipe's path."""
+    (folder / "labels.txt").write_text("".join(f"{label}\n" for label in LABELS), encoding="utf-8")
+    (folder / "checkpoint").write_bytes(CHECKPOINT.read_bytes())
+    path = folder / "tiny.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
