@@ -91,7 +91,8 @@ def test_same_bits_as_the_engine_called_directly(
 
 def test_frames_give_the_same_answer_as_their_video(classifier: VideoClassifier, video: bytes) -> None:
     with av.open(io.BytesIO(video), "r") as container:
-        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+        decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        frames = np.stack(decoded).astype(np.uint8)
         fps = float(container.streams.video[0].average_rate or 0)
     of_video = classifier.classify(video)
     of_frames = classifier.classify_frames(frames, fps=fps)
@@ -123,12 +124,23 @@ def test_any_kserve_client_gets_labels(server: Serving, video: bytes) -> None:
         assert labels[int(index)] == label
 
 
+@pytest.mark.parametrize("name", ["LOGITS", "PROBABILITIES", "VIEW_LOGITS", "FRAME_TIMES", "REPORT"])
+def test_each_output_can_be_asked_for_alone(server: Serving, video: bytes, name: str) -> None:
+    client = tritonclient.grpc.InferenceServerClient(server.ready["grpc"])
+    tensor = tritonclient.grpc.InferInput("VIDEO", [1], "BYTES")
+    tensor.set_data_from_numpy(np.array([video], dtype=np.object_))
+    answer = client.infer("motion", [tensor], outputs=[tritonclient.grpc.InferRequestedOutput(name)])
+    client.close()
+    assert [output.name for output in answer.get_response().outputs] == [name]
+    assert answer.as_numpy(name).size > 0
+
+
 def test_plain_curl_gets_an_answer(server: Serving, video: bytes, tmp_path: Path) -> None:
     """The README's command, to the letter but for the port."""
     (tmp_path / "clip.mp4").write_bytes(video)
     command = (
         "curl -s --data-binary @clip.mp4 -H 'Inference-Header-Content-Length: 0' "
-        f"{server.ready['http']}/v2/models/motion/infer | grep -ao '{{\"protocol.*'"
+        f"{server.ready['http']}/v2/models/motion/infer | grep -ao '{{\"protocol.*}}}}'"
     )
     readme = (ROOT / "README.md").read_text().replace("\\\n", "")
     assert " ".join(command.replace(server.ready["http"], "localhost:8000").split()) in " ".join(readme.split())

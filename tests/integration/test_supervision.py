@@ -20,6 +20,7 @@ from tubelet.spec.errors import TubeletError, UnavailableError
 
 pytestmark = pytest.mark.needs_triton
 
+PORTS = ["--http-port=0", "--grpc-port=0", "--metrics-port=0"]
 STUBS = ["motion_sample", "motion_units", "motion_encoder", "motion_temporal", "motion_average"]
 
 
@@ -100,7 +101,7 @@ def test_requests_in_flight_finish_when_the_server_is_told_to_stop(serve: Callab
 
 
 def test_a_signal_while_starting_ends_cleanly(repository: Path) -> None:
-    arguments = [str(TUBELET), "serve", "--repository", str(repository), "--http-port=0", "--grpc-port=0", "--metrics-port=0"]
+    arguments = [str(TUBELET), "serve", "--repository", str(repository), *PORTS]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE)
     region = f"tubelet_{process.pid}_*"
     wait_until(lambda: any(Path("/dev/shm").glob(region)))
@@ -123,9 +124,8 @@ def test_a_killed_supervisor_takes_the_server_with_it(serve: Callable[..., Servi
 
 def test_the_server_runs_while_a_command_runs(repository: Path) -> None:
     program = "import os, sys; print(os.environ['TUBELET_URL']); sys.exit(7)"
-    ports = ["--http-port=0", "--grpc-port=0", "--metrics-port=0"]
     done = subprocess.run(
-        [TUBELET, "serve", "--repository", repository, *ports, "--", sys.executable, "-c", program],
+        [TUBELET, "serve", "--repository", repository, *PORTS, "--", sys.executable, "-c", program],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -160,7 +160,6 @@ def test_a_repository_with_another_graph_does_not_start(make_repository: Callabl
             entry.value = "sha256:of another"
     graph.unlink()  # it may be a link into the bundle
     onnx.save(model, graph)
-    ports = ["--http-port=0", "--grpc-port=0", "--metrics-port=0"]
-    done = subprocess.run([TUBELET, "serve", "--repository", repository, *ports], capture_output=True, text=True)
+    done = subprocess.run([TUBELET, "serve", "--repository", repository, *PORTS], capture_output=True, text=True)
     assert done.returncode == 1
     assert "contract_mismatch: temporal.onnx was exported for sha256:of another" in done.stderr

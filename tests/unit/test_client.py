@@ -204,6 +204,25 @@ def test_threads_share_a_client_and_one_wrong_video_fails_alone(triton: Scripted
     assert best == ["left", "down", "left", "down", "left", "down", "left"]
 
 
+def test_closing_ends_the_calls_that_are_under_way(triton: ScriptedTriton) -> None:
+    arrived = threading.Event()
+
+    def never(_: object, context: grpc.ServicerContext) -> service_pb2.ModelInferResponse:
+        gone = threading.Event()
+        assert context.add_callback(gone.set)
+        arrived.set()
+        gone.wait()
+        return service_pb2.ModelInferResponse()
+
+    triton.infer = never
+    classifier = VideoClassifier(triton.url)
+    with ThreadPoolExecutor(1) as executor:
+        call = executor.submit(classifier.classify, LEFT)
+        assert arrived.wait(60)
+        classifier.close()
+        assert isinstance(call.exception(), UnavailableError)
+
+
 def test_no_label_at_all_is_a_wrong_wish(triton: ScriptedTriton) -> None:
     with VideoClassifier(triton.url) as classifier, pytest.raises(InvalidRequestError, match="top"):
         classifier.classify(LEFT, top=0)

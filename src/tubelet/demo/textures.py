@@ -68,11 +68,16 @@ def _grid(rng: np.random.Generator, n: int) -> tuple[Field, Field]:
 
 
 def _noise(rng: np.random.Generator, n: int, feature: float) -> Field:
-    """Smooth noise, about -1..1."""
-    cells = int(np.ceil(n / feature)) + 2
+    """Smooth noise, about -1..1: random numbers every ``feature`` pixels, and Catmull-Rom splines between them."""
+    # OpenCV's cubic resize gives other bits with another number of threads.
+    position = np.arange(n) / feature
+    first = position.astype(int)
+    f = (position - first).astype(np.float32)
+    weights = np.stack([-f + 2 * f**2 - f**3, 2 - 5 * f**2 + 3 * f**3, f + 4 * f**2 - 3 * f**3, f**3 - f**2]) / 2
+    cells = int(first[-1]) + 4
     coarse = rng.uniform(-1, 1, (cells, cells)).astype(np.float32)
-    grown = cv2.resize(coarse, None, fx=feature, fy=feature, interpolation=cv2.INTER_CUBIC)
-    return np.asarray(grown[:n, :n], np.float32)
+    across = sum(weights[k] * coarse[:, first + k] for k in range(4))  # [cells, n]
+    return np.asarray(sum(weights[k][:, None] * across[first + k] for k in range(4)), np.float32)
 
 
 def _octaves(rng: np.random.Generator, n: int, feature: float) -> Field:

@@ -164,6 +164,11 @@ def _warm(config: pb.ModelConfig, name: str, tensor: pb.ModelWarmup.Input) -> No
 
 
 def _ensemble_config(kind: Step, contract: Contract, limits: Limits) -> pb.ModelConfig:
+    """The chain of steps under a public name.
+
+    Tensors between steps are lower case. Triton 2.51 drops an output of the ensemble that nobody asked for, even where
+    a later step needs it, and then finds a deadlock: so no tensor is both, and `average` hands VIEW_LOGITS through.
+    """
     tensors = step_tensors(contract)
     inputs, outputs = tensors[kind]
     suffix = "" if kind == "ensemble" else "_frames"
@@ -173,27 +178,20 @@ def _ensemble_config(kind: Step, contract: Contract, limits: Limits) -> pb.Model
         input=[_input(spec) for spec in inputs],
         output=[_output(spec, labels=spec.name == "PROBABILITIES") for spec in outputs],
     )
-    public = {spec.name for spec in outputs}
-    for step in STEPS:
+    for position, step in enumerate(STEPS):
         step_inputs, step_outputs = tensors[step]
+        consumed = {spec.name for later in STEPS[position + 1 :] for spec in tensors[later][0]}
+        public = {spec.name for spec in outputs} - consumed
         # The first step takes what the ensemble takes; later ones take what an earlier one gave.
-        if step == "sample":
-            input_map = {spec.name: spec.name for spec in inputs}
-        else:
-            input_map = {spec.name: _passed(spec.name, public) for spec in step_inputs}
+        step_inputs = inputs if step == "sample" else step_inputs
         config.ensemble_scheduling.step.add(
             model_name=f"{contract.name}_{step}",
             model_version=-1,
-            input_map=input_map,
-            output_map={spec.name: _passed(spec.name, public) for spec in step_outputs},
+            input_map={spec.name: spec.name if step == "sample" else spec.name.lower() for spec in step_inputs},
+            output_map={spec.name: spec.name if spec.name in public else spec.name.lower() for spec in step_outputs},
         )
     _add_parameters(config, contract, limits)
     return config
-
-
-def _passed(name: str, public: set[str]) -> str:
-    """An ensemble's own tensors are lower case, so that FRAMES in and the sampled frames stay apart."""
-    return name if name in public else name.lower()
 
 
 def _add_parameters(config: pb.ModelConfig, contract: Contract, limits: Limits) -> None:

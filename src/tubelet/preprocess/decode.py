@@ -13,7 +13,7 @@ import av
 import numpy as np
 from av.packet import Packet
 from av.video.frame import VideoFrame
-from av.video.reformatter import Colorspace, VideoReformatter
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -22,6 +22,9 @@ from tubelet.preprocess.guard import Guard
 from tubelet.spec.errors import InvalidVideoError, LimitError
 
 __all__ = ["Reading", "RgbConverter", "read_frames"]
+
+_UNSPECIFIED = 2
+"""FFmpeg's AVCOL_SPC_UNSPECIFIED: its converter then assumes what most videos are."""
 
 
 @dataclass(slots=True)
@@ -88,8 +91,8 @@ def _decode(packet: Packet[VideoStream], stream: VideoStream, guard: Guard) -> l
     try:
         return packet.decode()
     except av.FFmpegError as exc:
-        # FFmpeg clears the size when a picture in the stream exceeds its max_pixels.
-        if had_size and not context.width:
+        # A picture over FFmpeg's max_pixels fails to decode; some decoders keep its size, others clear it.
+        if (had_size and not context.width) or context.width * context.height > guard.limits.max_frame_pixels:
             raise LimitError(
                 "too_many_pixels",
                 f"the frames grow beyond max_frame_pixels, which is {guard.limits.max_frame_pixels}",
@@ -124,7 +127,7 @@ class RgbConverter:
             return self._reformatter.reformat(frame, format="rgb24", threads=1)
         except av.FFmpegError:
             self.warnings["colour"] = "the video's colour description is unusual and was ignored"
-        frame.colorspace = Colorspace.UNSPECIFIED
+        frame.colorspace = _UNSPECIFIED
         try:
             return self._reformatter.reformat(frame, format="rgb24", threads=1)
         except av.FFmpegError as exc:

@@ -63,7 +63,10 @@ def step_tensors(
         "units": ((frames, unit_frames, crops, deadline), unit_rows),
         "encoder": (_without_batch(unit_rows), _without_batch((features, encoded_at))),
         "temporal": ((features, clip_units, crops), (view_logits,)),
-        "average": ((view_logits, encoded_at, sample_report, deadline), (logits, probabilities, report)),
+        "average": (
+            (view_logits, encoded_at, sample_report, deadline),
+            (logits, probabilities, view_logits, report),
+        ),
     }
 
 

@@ -17,7 +17,7 @@ NUM_TOP_LABELS = 5
 
 
 class TritonPythonModel(SingleStep):
-    """VIEW_LOGITS ``[V, C]`` -> LOGITS ``[C]``, PROBABILITIES ``[C]``, REPORT."""
+    """VIEW_LOGITS ``[V, C]`` -> LOGITS ``[C]``, PROBABILITIES ``[C]``, VIEW_LOGITS, REPORT."""
 
     name = "average"
     labels: list[str]
@@ -27,7 +27,8 @@ class TritonPythonModel(SingleStep):
 
     def run(self, inputs: Arrays, parameters: Mapping[str, object]) -> Arrays:
         check_deadline(float(inputs["DEADLINE"][0]))
-        logits, probabilities = average_views(inputs["VIEW_LOGITS"], self.contract)
+        view_logits = inputs["VIEW_LOGITS"]
+        logits, probabilities = average_views(view_logits, self.contract)
         report = json.loads(inputs["SAMPLE_REPORT"][0])
         encoder_started, encoder_ended = inputs["ENCODED_AT"][0]
         started, sampled, ended = report.pop("started"), report.pop("ended"), time.monotonic()
@@ -40,4 +41,9 @@ class TritonPythonModel(SingleStep):
         top = np.argsort(-probabilities, kind="stable")[:NUM_TOP_LABELS]
         report["top"] = {self.labels[index]: round(float(probabilities[index]), 6) for index in top}
         text = json.dumps(report, ensure_ascii=False)
-        return {"LOGITS": logits, "PROBABILITIES": probabilities, "REPORT": text_tensor(text)}
+        return {
+            "LOGITS": logits,
+            "PROBABILITIES": probabilities,
+            "VIEW_LOGITS": view_logits,
+            "REPORT": text_tensor(text),
+        }
