@@ -55,7 +55,7 @@ def encode_video(
     *,
     codec: str = "libx264",
     container: str = "mp4",
-    size: tuple[int, int] = (96, 64),
+    size: tuple[int, int] = (120, 80),
     fps: Fraction | int = 25,
     pts_ms: tuple[int, ...] | None = None,
     rotation: int = 0,

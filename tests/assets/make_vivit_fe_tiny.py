@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tubelet.checkpoints.load import load_model
 from tubelet.checkpoints.scenic import write_checkpoint
@@ -48,7 +49,7 @@ def make(folder: Path) -> None:
     np.save(folder / "logits.npy", logits.numpy())
 
 
-def _random(rng: np.random.RandomState, name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _random(rng: np.random.RandomState, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     values = rng.standard_normal(shape)
     if name.endswith("norm.weight"):
         values = 1 + 0.2 * values

@@ -10,8 +10,8 @@ from tubelet.preprocess.geometry import crop_offsets, cut_units, resize_frame
 from tubelet.preprocess.normalise import normalise
 from tubelet.spec.manifest import Crop, Normalisation, Resize
 
-CASES = ("landscape_short32_crop28", "landscape_short45_crop40", "landscape_short56_crop49", "portrait_short32_crop28")
-CASES += ("portrait_short45_crop40", "portrait_short56_crop49", "square_short38_crop33")
+CASES = [f"{shape}_{sizes}" for shape in ("landscape", "portrait") for sizes in ("short32_crop28", "short45_crop40")]
+CASES += ["landscape_short56_crop49", "portrait_short56_crop49", "square_short38_crop33"]
 TO_MINUS_ONE_TO_ONE = Normalisation(scale=2 / 255, mean=(1.0, 1.0, 1.0), std=(1.0, 1.0, 1.0))
 
 

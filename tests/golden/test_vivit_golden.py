@@ -1,11 +1,13 @@
 """The factorised encoder against the outputs of scenic's own code, for checkpoints in scenic's own files."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from tubelet.checkpoints.load import load_model
 from tubelet.models.vivit import FactorisedEncoder
@@ -30,7 +32,7 @@ def case(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_logits_are_those_of_scenic(case: str):
+def test_logits_are_those_of_scenic(case: str) -> None:
     inputs, expected = np.load(GOLDEN / case / "input.npz"), np.load(GOLDEN / case / "expected.npz")
     with torch.inference_mode():
         logits = load(case)(torch.from_numpy(inputs["inputs"])).numpy()
@@ -40,14 +42,14 @@ def test_logits_are_those_of_scenic(case: str):
     assert (logits.argmax(axis=1) == expected["logits"].argmax(axis=1)).all()
 
 
-def test_float64_logits_are_those_of_scenic(case: str):
+def test_float64_logits_are_those_of_scenic(case: str) -> None:
     inputs, expected = np.load(GOLDEN / case / "input.npz"), np.load(GOLDEN / case / "expected.npz")
     with torch.inference_mode():
         logits = load(case).double()(torch.from_numpy(inputs["inputs"]).double()).numpy()
     np.testing.assert_allclose(logits, expected["logits_float64"], rtol=0, atol=1e-9)
 
 
-def test_every_stage_is_that_of_scenic(case: str):
+def test_every_stage_is_that_of_scenic(case: str) -> None:
     tolerance = {
         name: array.get("atol_float32")
         for name, array in json.loads((GOLDEN / "index.json").read_text())[case]["expected"].items()
@@ -57,10 +59,10 @@ def test_every_stage_is_that_of_scenic(case: str):
         np.testing.assert_allclose(found, expected[name], rtol=0, atol=tolerance[name], err_msg=name)
 
 
-def stages(model: FactorisedEncoder, clips: np.ndarray) -> dict[str, np.ndarray]:
+def stages(model: FactorisedEncoder, clips: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
     sizes, found = model.sizes, {}
 
-    def keep_block(number: int):
+    def keep_block(number: int) -> Callable[[torch.nn.Module, object, torch.Tensor], None]:
         def keep(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> None:
             found[f"TemporalTransformer.encoderblock_{number}"] = output
 
@@ -80,14 +82,14 @@ def stages(model: FactorisedEncoder, clips: np.ndarray) -> dict[str, np.ndarray]
     return {name: tensor.numpy() for name, tensor in found.items()}
 
 
-def test_bytes_are_normalised_as_scenic_does(case: str):
+def test_bytes_are_normalised_as_scenic_does(case: str) -> None:
     inputs = np.load(GOLDEN / case / "input.npz")
     zero_centred = Normalisation(scale=2 / 255, mean=(1.0, 1.0, 1.0), std=(1.0, 1.0, 1.0))
     np.testing.assert_allclose(normalise(zero_centred, inputs["frames"]), inputs["inputs"], rtol=0, atol=1.2e-7)
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_other_variants_are_refused_not_loaded_in_part(case: str):
-    with pytest.raises(RecipeError, match="factorised encoder|must have 5 axes") as caught:
+def test_other_variants_are_refused_not_loaded_in_part(case: str) -> None:
+    with pytest.raises(RecipeError, match=r"factorised encoder|must have 5 axes") as caught:
         load(case)
     assert caught.value.code == "bad_checkpoint"

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from tiny import write_recipe
 
-from tubelet.export.bundle import export_bundle
-
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a verified bundle, with its checkpoint beside the recipe, not in the bundle."""
+    """The folder of a verified bundle; its checkpoint lies beside the recipe, not in the bundle."""
+    from tubelet.export.bundle import export_bundle  # brings torch, which most unit tests do without
+
     out = tmp_path_factory.mktemp("bundles") / "tiny"
     export_bundle(write_recipe(tmp_path_factory.mktemp("recipe")), checkpoint=None, out=out)
     return out

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ TWO_HEADS = RECIPE.replace('name = "direction"', 'name = "vertical"').replace("l
 )
 
 
-def test_bundle_holds_what_the_design_says(tiny_bundle: Path):
+def test_bundle_holds_what_the_design_says(tiny_bundle: Path) -> None:
     assert {path.name for path in tiny_bundle.iterdir()} == {
         "manifest.json",
         "labels.txt",
@@ -34,7 +35,7 @@ def test_bundle_holds_what_the_design_says(tiny_bundle: Path):
     assert (tiny_bundle / "labels.txt").read_text(encoding="utf-8").splitlines() == list(LABELS)
 
 
-def test_manifest_says_what_was_built(tiny_bundle: Path):
+def test_manifest_says_what_was_built(tiny_bundle: Path) -> None:
     manifest = Manifest.load(tiny_bundle)
     contract, build = manifest.contract, manifest.build
     assert contract.name == "tiny"
@@ -58,7 +59,7 @@ def test_manifest_says_what_was_built(tiny_bundle: Path):
     assert head.labels_sha256 == hashlib.sha256((tiny_bundle / "labels.txt").read_bytes()).hexdigest()
 
 
-def test_manifest_and_parity_tell_the_same_measurements(tiny_bundle: Path):
+def test_manifest_and_parity_tell_the_same_measurements(tiny_bundle: Path) -> None:
     manifest = json.loads((tiny_bundle / "manifest.json").read_text())
     parity = json.loads((tiny_bundle / "parity.json").read_text())
     assert parity["passed"] is True
@@ -69,13 +70,7 @@ def test_manifest_and_parity_tell_the_same_measurements(tiny_bundle: Path):
     assert all(measured["num_views"] >= 16 for measured in parity["measured"])
 
 
-def test_the_same_recipe_gives_the_same_contract(tmp_path, tiny_bundle: Path):
-    manifest = export_bundle(write_recipe(tmp_path), checkpoint=None, out=tmp_path / "again")
-    assert manifest.contract_digest == Manifest.load(tiny_bundle).contract_digest
-    assert Manifest.load(tmp_path / "again") == manifest
-
-
-def test_several_heads_have_labels_and_probabilities_of_their_own(tmp_path):
+def test_several_heads_have_labels_and_probabilities_of_their_own(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, TWO_HEADS)
     (tmp_path / "vertical.txt").write_text("up\ndown\nstill\n")
     (tmp_path / "other.txt").write_text("bright\nstraße\n", encoding="utf-8")
@@ -107,7 +102,7 @@ def test_several_heads_have_labels_and_probabilities_of_their_own(tmp_path):
         ("stride = 2", "", "recipe.sampler lacks stride"),
     ],
 )
-def test_contradictions_are_named_and_leave_nothing(tmp_path, old: str, new: str, message: str):
+def test_contradictions_are_named_and_leave_nothing(tmp_path: Path, old: str, new: str, message: str) -> None:
     recipe = write_recipe(tmp_path, RECIPE.replace(old, new))
     before = set(tmp_path.iterdir())
     with pytest.raises(RecipeError, match=message):
@@ -115,7 +110,7 @@ def test_contradictions_are_named_and_leave_nothing(tmp_path, old: str, new: str
     assert set(tmp_path.iterdir()) == before
 
 
-def test_heads_of_the_same_name_are_refused(tmp_path):
+def test_heads_of_the_same_name_are_refused(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, TWO_HEADS.replace('"other"', '"vertical"'))
     (tmp_path / "vertical.txt").write_text("up\ndown\nstill\n")
     (tmp_path / "other.txt").write_text("bright\ndark\n")
@@ -133,7 +128,7 @@ def test_heads_of_the_same_name_are_refused(tmp_path):
         (b"\xff\xfe\n", "not UTF-8"),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(tmp_path, data: bytes, message: str):
+def test_labels_that_do_not_fit_are_refused(tmp_path: Path, data: bytes, message: str) -> None:
     recipe = write_recipe(tmp_path)
     (tmp_path / "labels.txt").write_bytes(data)
     with pytest.raises(RecipeError, match=message) as caught:
@@ -141,37 +136,46 @@ def test_labels_that_do_not_fit_are_refused(tmp_path, data: bytes, message: str)
     assert caught.value.code == "bad_recipe"
 
 
-def test_over_budget_leaves_no_bundle_and_keeps_the_old_one(tmp_path):
+@pytest.mark.parametrize("there_is_one", [False, True], ids=["nothing there", "a bundle there"])
+def test_over_budget_leaves_no_bundle_and_keeps_the_old_one(
+    tmp_path: Path, tiny_bundle: Path, there_is_one: bool
+) -> None:
     """Logits of size 1e6 cannot be equal to 2e-4 in float32: the export itself is right, the budget is not kept."""
     model = load_model(CHECKPOINT, format="scenic", family="vivit", variant="factorised_encoder")
     with torch.no_grad():
         model.head.weight *= 1e6
     write_checkpoint(tmp_path / "loud", model.state_dict(), model.sizes)
     recipe, out = write_recipe(tmp_path), tmp_path / "bundle"
-    before = set(tmp_path.iterdir())
-    with pytest.raises(ExportMismatchError, match="allows 0.0002") as caught:
+    if there_is_one:
+        shutil.copytree(tiny_bundle, out)
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(ExportMismatchError, match=r"allows 0\.0002") as caught:
         export_bundle(recipe, checkpoint=tmp_path / "loud", out=out)
     assert caught.value.code == "over_budget"
-    assert set(tmp_path.iterdir()) == before
-    good = export_bundle(recipe, checkpoint=None, out=out)
-    with pytest.raises(ExportMismatchError):
-        export_bundle(recipe, checkpoint=tmp_path / "loud", out=out)
-    assert Manifest.load(out) == good
-    assert set(tmp_path.iterdir()) == {*before, out}
+    assert set(tmp_path.rglob("*")) == before
+    if there_is_one:
+        assert Manifest.load(out) == Manifest.load(tiny_bundle)
 
 
-def test_a_bundle_is_replaced_as_a_whole(tmp_path):
-    recipe, out = write_recipe(tmp_path), tmp_path / "new" / "bundle"
-    out.mkdir(parents=True)  # an empty folder may be taken
-    export_bundle(recipe, checkpoint=None, out=out)
+def test_a_bundle_is_replaced_as_a_whole(tmp_path: Path, tiny_bundle: Path) -> None:
+    out = tmp_path / "bundles" / "tiny"
+    shutil.copytree(tiny_bundle, out)
     (out / "left-over").touch()
-    export_bundle(recipe, checkpoint=CHECKPOINT, out=out)
+    export_bundle(write_recipe(tmp_path), checkpoint=CHECKPOINT, out=out)
     assert not (out / "left-over").exists()
-    assert [path.name for path in out.parent.iterdir()] == ["bundle"]
+    assert [path.name for path in out.parent.iterdir()] == ["tiny"]
+
+
+def test_an_empty_folder_may_be_taken(tmp_path: Path, tiny_bundle: Path) -> None:
+    out = tmp_path / "new" / "bundle"
+    out.mkdir(parents=True)
+    manifest = export_bundle(write_recipe(tmp_path), checkpoint=None, out=out)
+    assert Manifest.load(out) == manifest
+    assert manifest.contract_digest == Manifest.load(tiny_bundle).contract_digest
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
-def test_what_is_no_bundle_is_not_replaced(tmp_path, kind: str):
+def test_what_is_no_bundle_is_not_replaced(tmp_path: Path, kind: str) -> None:
     out = tmp_path / "precious"
     (out / "thesis.txt" if kind == "folder" else out).parent.mkdir(exist_ok=True)
     (out / "thesis.txt" if kind == "folder" else out).write_text("mine")
@@ -180,7 +184,7 @@ def test_what_is_no_bundle_is_not_replaced(tmp_path, kind: str):
     assert (out / "thesis.txt" if kind == "folder" else out).read_text() == "mine"
 
 
-def test_a_broken_checkpoint_leaves_nothing(tmp_path):
+def test_a_broken_checkpoint_leaves_nothing(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path)
     (tmp_path / "checkpoint").write_bytes(CHECKPOINT.read_bytes()[:1000])
     before = set(tmp_path.iterdir())

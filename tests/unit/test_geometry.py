@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from tubelet.preprocess.geometry import crop_offsets, cut_units, resize_frame, resized_size
 from tubelet.spec.manifest import Crop, Resize
 
+Pixels = NDArray[np.uint8]
 sides = st.integers(1, 200)
 
 
@@ -15,11 +17,11 @@ def to_short_side(pixels: int) -> Resize:
     return Resize(kind="scenic", short_side_px=pixels, kernel="bilinear", antialias=False, on="uint8_truncated")
 
 
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
+def noise(*shape: int, seed: int = 0) -> Pixels:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def resized_by_definition(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resized_by_definition(frame: Pixels, size: tuple[int, int]) -> Pixels:
     """The formula of TensorFlow's kernel, written out pixel by pixel in float32."""
     f = np.float32
     (height, width), (out_height, out_width) = frame.shape[:2], size

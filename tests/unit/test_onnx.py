@@ -40,7 +40,9 @@ def engines(tiny_bundle: Path) -> dict[str, Engine]:
 
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
-def test_units_graph_cuts_the_same_bytes_as_numpy(engines: dict[str, Engine], contract: Contract, data: st.DataObject):
+def test_units_graph_cuts_the_same_bytes_as_numpy(
+    engines: dict[str, Engine], contract: Contract, data: st.DataObject
+) -> None:
     side, t = contract.crop.size_px, contract.geometry.unit_frames
     size = {name: data.draw(st.integers(1, 5), label=name) for name in ("F", "U", "R")}
     height, width = (side + data.draw(st.integers(0, 7), label=name) for name in ("dy", "dx"))
@@ -55,7 +57,7 @@ def test_units_graph_cuts_the_same_bytes_as_numpy(engines: dict[str, Engine], co
 @pytest.mark.parametrize("num_units", [1, 2, 7])
 def test_encoder_graph_takes_bytes_in_any_number(
     engines: dict[str, Engine], contract: Contract, model: FactorisedEncoder, num_units: int
-):
+) -> None:
     rng = np.random.default_rng(num_units)
     units = rng.integers(0, 256, size=(num_units, *contract.unit_shape), dtype=np.uint8)
     found = engines["encoder"].run({"UNITS": units})["FEATURES"]
@@ -67,7 +69,7 @@ def test_encoder_graph_takes_bytes_in_any_number(
 @pytest.mark.parametrize(("num_clips", "num_crops"), [(1, 1), (1, 3), (4, 1), (10, 3)])
 def test_temporal_graph_finds_each_views_features(
     engines: dict[str, Engine], contract: Contract, model: FactorisedEncoder, num_clips: int, num_crops: int
-):
+) -> None:
     rng = np.random.default_rng(num_clips)
     num_units = contract.units_per_clip + num_clips
     features = rng.standard_normal((num_units * num_crops, contract.geometry.feature_dim)).astype(np.float32)
@@ -82,7 +84,7 @@ def test_temporal_graph_finds_each_views_features(
 
 
 @pytest.mark.parametrize("num_views", [1, 2, 30])
-def test_average_graph_averages_logits_then_applies_softmax(engines: dict[str, Engine], num_views: int):
+def test_average_graph_averages_logits_then_applies_softmax(engines: dict[str, Engine], num_views: int) -> None:
     view_logits = np.random.default_rng(0).standard_normal((num_views, 5)).astype(np.float32)
     found = engines["average"].run({"VIEW_LOGITS": view_logits})
     mean = view_logits.mean(axis=0)
@@ -90,7 +92,7 @@ def test_average_graph_averages_logits_then_applies_softmax(engines: dict[str, E
     np.testing.assert_allclose(found["PROBABILITIES"], np.exp(mean) / np.exp(mean).sum(), rtol=0, atol=1e-6)
 
 
-def test_each_head_has_its_own_activation(contract: Contract):
+def test_each_head_has_its_own_activation(contract: Contract) -> None:
     heads = (
         Head(name="noun", num_classes=3, activation="softmax", labels_sha256=""),
         Head(name="attribute", num_classes=2, activation="sigmoid", labels_sha256=""),
@@ -101,7 +103,7 @@ def test_each_head_has_its_own_activation(contract: Contract):
     assert probabilities[3:].tolist() == pytest.approx([0.5, 1 / (1 + np.e)])
 
 
-def test_mean_and_std_are_per_channel(model: FactorisedEncoder, contract: Contract):
+def test_mean_and_std_are_per_channel(model: FactorisedEncoder, contract: Contract) -> None:
     imagenet = Normalisation(scale=1 / 255, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     units = torch.randint(0, 256, (2, *contract.unit_shape), dtype=torch.uint8)
     with torch.inference_mode():
@@ -110,7 +112,7 @@ def test_mean_and_std_are_per_channel(model: FactorisedEncoder, contract: Contra
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
 
 
-def test_chain_of_graphs_gives_the_stored_logits(engines: dict[str, Engine], contract: Contract):
+def test_chain_of_graphs_gives_the_stored_logits(engines: dict[str, Engine], contract: Contract) -> None:
     clips = np.load(TINY / "clips.npy")
     n = contract.units_per_clip
     clip_units = np.arange(len(clips) * n, dtype=np.int32).reshape(-1, n)
@@ -125,7 +127,7 @@ def test_chain_of_graphs_gives_the_stored_logits(engines: dict[str, Engine], con
 
 
 @pytest.mark.parametrize("step", GRAPH_STEPS)
-def test_graphs_have_the_tensors_of_the_contract(tiny_bundle: Path, contract: Contract, step: str):
+def test_graphs_have_the_tensors_of_the_contract(tiny_bundle: Path, contract: Contract, step: str) -> None:
     graph = onnx.load(tiny_bundle / graph_file(step)).graph
     inputs, outputs = step_tensors(contract)[step]  # type: ignore[index]
     promised = {spec.name: spec for spec in (*inputs, *outputs)}
@@ -139,7 +141,9 @@ def test_graphs_have_the_tensors_of_the_contract(tiny_bundle: Path, contract: Co
 
 
 @pytest.mark.parametrize("step", GRAPH_STEPS)
-def test_graph_files_name_their_contract_and_nothing_of_the_machine(tiny_bundle: Path, contract: Contract, step: str):
+def test_graph_files_name_their_contract_and_nothing_of_the_machine(
+    tiny_bundle: Path, contract: Contract, step: str
+) -> None:
     model = onnx.load(tiny_bundle / graph_file(step))
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     assert metadata == {"contract_digest": contract.digest, "step": step}
@@ -149,8 +153,8 @@ def test_graph_files_name_their_contract_and_nothing_of_the_machine(tiny_bundle:
 
 
 def test_large_weights_lie_beside_the_graph(
-    tmp_path, engines: dict[str, Engine], contract: Contract, model: FactorisedEncoder
-):
+    tmp_path: Path, engines: dict[str, Engine], contract: Contract, model: FactorisedEncoder
+) -> None:
     names = list(export_graphs(model, contract, out=tmp_path, external_data_bytes=1000))
     assert names == [graph_file(step) for step in GRAPH_STEPS]
     files = {path.name for path in tmp_path.iterdir()}
@@ -162,6 +166,8 @@ def test_large_weights_lie_beside_the_graph(
     assert (moved / "encoder.onnx").stat().st_size < (moved / "encoder.onnx.data").stat().st_size
 
 
-def test_same_weights_give_the_same_files(tmp_path, tiny_bundle: Path, contract: Contract, model: FactorisedEncoder):
+def test_same_weights_give_the_same_files(
+    tmp_path: Path, tiny_bundle: Path, contract: Contract, model: FactorisedEncoder
+) -> None:
     for name in export_graphs(model, contract, out=tmp_path):
         assert (tmp_path / name).read_bytes() == (tiny_bundle / name).read_bytes(), name

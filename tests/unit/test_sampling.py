@@ -87,14 +87,14 @@ def test_resample_does_what_the_fps_filter_of_ffmpeg_does(gaps_ms, target):
         abs(tick % 1 - Fraction(1, 2)) > Fraction(1, 10**6)
         for tick in [*ticks, ticks[-1] + gaps_ms[-1] * target / 1000]
     ):
-        # Of a video shorter than half a tick the filter gives nothing; we give its first frame.
-        assert found.tolist() == (expected or [0])
+        # Of a video shorter than half a tick the filter gives nothing; we give one frame.
+        assert found.tolist() == expected if expected else len(found) == 1
 
 
 def fps_filter(stamps: list[int], *, durations: list[int], rate: Fraction) -> list[int]:
     """Source frames that FFmpeg's own filter gives; they are told apart by their brightness."""
     graph = Graph()
-    source = graph.add_buffer(width=16, height=16, format="gray", time_base=Fraction(1, 1000))
+    source = graph.add_buffer(width=16, height=16, format=av.VideoFormat("gray"), time_base=Fraction(1, 1000))
     filtered, sink = graph.add("fps", str(rate)), graph.add("buffersink")
     source.link_to(filtered)
     filtered.link_to(sink)

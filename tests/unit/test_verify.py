@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -41,8 +42,9 @@ def contract(tiny_bundle: Path) -> Contract:
     return Manifest.load(tiny_bundle).contract
 
 
-def parity(bundle: Path) -> dict:
-    return json.loads((bundle / "parity.json").read_text())
+def parity(bundle: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((bundle / "parity.json").read_text())
+    return report
 
 
 def spoil(graph: Path, *, add: float, name: str | None = None) -> None:
@@ -58,7 +60,7 @@ def spoil(graph: Path, *, add: float, name: str | None = None) -> None:
     onnx.save(model, graph)
 
 
-def test_a_good_bundle_passes_at_every_batch_size(bundle: Path):
+def test_a_good_bundle_passes_at_every_batch_size(bundle: Path) -> None:
     measured = verify_bundle(bundle, checkpoint=None, videos=None)
     views = [m for m in measured if "views" in m.stage]
     assert len(views) == len(BATCHES)
@@ -71,7 +73,7 @@ def test_a_good_bundle_passes_at_every_batch_size(bundle: Path):
 
 
 @pytest.mark.parametrize("step", ["encoder", "temporal"])
-def test_a_spoilt_weight_is_found(bundle: Path, step: str):
+def test_a_spoilt_weight_is_found(bundle: Path, step: str) -> None:
     spoil(bundle / f"{step}.onnx", add=0.01)
     with pytest.raises(ExportMismatchError, match="allows") as caught:
         verify_bundle(bundle, checkpoint=None, videos=None)
@@ -81,14 +83,14 @@ def test_a_spoilt_weight_is_found(bundle: Path, step: str):
     assert max(m["max_abs_logit"] for m in report["measured"]) > BUDGET.max_abs_logit
 
 
-def test_a_weight_that_is_no_number_is_found(bundle: Path):
+def test_a_weight_that_is_no_number_is_found(bundle: Path) -> None:
     spoil(bundle / "encoder.onnx", add=math.nan)
     with pytest.raises(ExportMismatchError):
         verify_bundle(bundle, checkpoint=None, videos=None)
     assert parity(bundle)["measured"][0]["max_abs_logit"] is None
 
 
-def test_units_that_differ_in_one_pixel_are_found(bundle: Path):
+def test_units_that_differ_in_one_pixel_are_found(bundle: Path) -> None:
     """The window's column offsets are a constant of the graph; one of them is moved by one."""
     graph = bundle / "units.onnx"
     model = onnx.load(graph)
@@ -100,13 +102,13 @@ def test_units_that_differ_in_one_pixel_are_found(bundle: Path):
             moved += 1
     assert moved
     onnx.save(model, graph)
-    with pytest.raises(ExportMismatchError, match="units.onnx must cut equal bytes"):
+    with pytest.raises(ExportMismatchError, match=r"units\.onnx must cut equal bytes"):
         verify_bundle(bundle, checkpoint=None, videos=None)
     assert parity(bundle)["units_equal"] is False
     assert parity(bundle)["passed"] is False
 
 
-def test_an_average_that_sums_is_found(bundle: Path):
+def test_an_average_that_sums_is_found(bundle: Path) -> None:
     graph = bundle / "average.onnx"
     model = onnx.load(graph)
     (mean,) = (node for node in model.graph.node if node.op_type == "ReduceMean")
@@ -116,7 +118,7 @@ def test_an_average_that_sums_is_found(bundle: Path):
         verify_bundle(bundle, checkpoint=None, videos=None)
 
 
-def test_a_graph_of_another_contract_is_refused(bundle: Path):
+def test_a_graph_of_another_contract_is_refused(bundle: Path) -> None:
     model = onnx.load(bundle / "temporal.onnx")
     for entry in model.metadata_props:
         if entry.key == "contract_digest":
@@ -126,18 +128,18 @@ def test_a_graph_of_another_contract_is_refused(bundle: Path):
         verify_bundle(bundle, checkpoint=None, videos=None)
 
 
-def test_a_missing_graph_is_named(bundle: Path):
+def test_a_missing_graph_is_named(bundle: Path) -> None:
     (bundle / "average.onnx").unlink()
     with pytest.raises(ContractError, match=r"lacks average\.onnx"):
         verify_bundle(bundle, checkpoint=None, videos=None)
 
 
-def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ContractError, match="is no bundle"):
         verify_bundle(tmp_path, checkpoint=None, videos=None)
 
 
-def test_checkpoint_is_found_in_the_folder_of_the_repository(bundle: Path, monkeypatch: pytest.MonkeyPatch):
+def test_checkpoint_is_found_in_the_folder_of_the_repository(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = bundle.parent / "export" / "checkpoints"
     folder.mkdir(parents=True)
     (bundle / "checkpoint").rename(folder / "checkpoint")
@@ -145,22 +147,22 @@ def test_checkpoint_is_found_in_the_folder_of_the_repository(bundle: Path, monke
     assert verify_bundle(bundle, checkpoint=None, videos=None)
 
 
-def test_a_checkpoint_that_is_nowhere_is_named(bundle: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_checkpoint_that_is_nowhere_is_named(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (bundle / "checkpoint").unlink()
     monkeypatch.chdir(bundle.parent)
-    with pytest.raises(RecipeError, match="checkpoint is not at .* or ") as caught:
+    with pytest.raises(RecipeError, match=r"checkpoint is not at .* or ") as caught:
         verify_bundle(bundle, checkpoint=None, videos=None)
     assert caught.value.code == "bad_checkpoint"
 
 
-def test_another_checkpoint_is_refused_by_its_digest(bundle: Path, tmp_path: Path):
+def test_another_checkpoint_is_refused_by_its_digest(bundle: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_bytes(CHECKPOINT.read_bytes()[:-1] + b"\x01")
     with pytest.raises(RecipeError, match="SHA-256"):
         verify_bundle(bundle, checkpoint=other, videos=None)
 
 
-def test_real_videos_are_compared_too(bundle: Path, tmp_path: Path):
+def test_real_videos_are_compared_too(bundle: Path, tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     videos.mkdir()
     (videos / "canary.mp4").write_bytes(canary_video())
@@ -173,7 +175,7 @@ def test_real_videos_are_compared_too(bundle: Path, tmp_path: Path):
     assert any("notes.txt: left out, not_a_video" in line for line in lines)
 
 
-def test_a_folder_without_videos_is_refused(bundle: Path, tmp_path: Path):
+def test_a_folder_without_videos_is_refused(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     for folder in ("videos", "nowhere"):
         with pytest.raises(InvalidRequestError) as caught:
@@ -181,7 +183,7 @@ def test_a_folder_without_videos_is_refused(bundle: Path, tmp_path: Path):
         assert caught.value.code == "bad_input"
 
 
-def test_generated_views_are_different_pictures(contract: Contract):
+def test_generated_views_are_different_pictures(contract: Contract) -> None:
     sample = generated_sample(contract, seed=1)
     assert sample.num_views == 18
     assert sample.unit_frames.shape[0] < sample.clip_units.size  # units are shared between clips
@@ -191,7 +193,7 @@ def test_generated_views_are_different_pictures(contract: Contract):
     assert distances[~np.eye(len(flat), dtype=bool)].min() > 5
 
 
-def test_generated_clips_depend_on_the_seed_only(contract: Contract):
+def test_generated_clips_depend_on_the_seed_only(contract: Contract) -> None:
     first, second, other = (generated_sample(contract, seed=seed).frames for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, second)
     assert (first != other).any()
@@ -201,7 +203,7 @@ def test_generated_clips_depend_on_the_seed_only(contract: Contract):
     logits=st.lists(st.lists(st.floats(-50, 50, width=32), min_size=5, max_size=5), min_size=1, max_size=6),
     shift=st.floats(0, 1, width=32),
 )
-def test_comparison_finds_the_largest_difference(contract: Contract, logits: list[list[float]], shift: float):
+def test_comparison_finds_the_largest_difference(contract: Contract, logits: list[list[float]], shift: float) -> None:
     expected = np.asarray(logits, np.float32) + np.float32(60)
     found = expected.copy()
     found[-1, 2] += np.float32(shift)
@@ -212,7 +214,7 @@ def test_comparison_finds_the_largest_difference(contract: Contract, logits: lis
     assert measured.top1_agreement == pytest.approx(same.mean())
 
 
-def test_top1_is_counted_per_head(contract: Contract):
+def test_top1_is_counted_per_head(contract: Contract) -> None:
     heads = tuple(Head(name=n, num_classes=c, activation="softmax", labels_sha256="") for n, c in (("a", 3), ("b", 2)))
     two = dataclasses.replace(contract, heads=heads)
     expected = np.array([[3, 2, 1, 0, 1]], np.float32)
@@ -221,7 +223,7 @@ def test_top1_is_counted_per_head(contract: Contract):
     assert compare(found, expected, contract=contract, stage="s", num_views=1).top1_agreement == 1.0
 
 
-def test_probabilities_do_not_overflow(contract: Contract):
+def test_probabilities_do_not_overflow(contract: Contract) -> None:
     sigmoid = dataclasses.replace(contract, heads=(dataclasses.replace(contract.heads[0], activation="sigmoid"),))
     logits = np.array([[-1000, 0, 1000, 1, -1]], np.float32)
     np.testing.assert_allclose(probabilities(logits, sigmoid)[0, :3], [0, 0.5, 1])
@@ -239,7 +241,7 @@ def test_probabilities_do_not_overflow(contract: Contract):
         ({"top1_agreement": 0.99}, False),
     ],
 )
-def test_budget_is_kept_in_every_respect_or_not_at_all(change: dict[str, float], expected: bool):
+def test_budget_is_kept_in_every_respect_or_not_at_all(change: dict[str, float], expected: bool) -> None:
     good = Measurement(stage="s", against="t", num_views=1, max_abs_logit=1e-5, cosine=1.0, top1_agreement=1.0)
     assert within(BUDGET, dataclasses.replace(good, **change)) is expected  # type: ignore[arg-type]
     loose = Budget(max_abs_logit=None, min_cosine=0.9, min_top1_agreement=0.9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from math import inf
 
 from tubelet.spec.errors import InvalidRequestError
 
@@ -36,7 +37,7 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < inf:
                 raise InvalidRequestError(
                     "bad_parameter", f"limit {field.name} must be a positive number, got {value!r}"
                 )

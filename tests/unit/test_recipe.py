@@ -1,0 +1,92 @@
+"""Recipes: those in the repository are right, and one that is not says what is wrong with it."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import RECIPE, recipe_data
+
+from tubelet.spec.errors import RecipeError
+from tubelet.spec.protocol import Protocol
+from tubelet.spec.recipe import Recipe
+from tubelet.spec.strict import decode, encode
+
+RECIPES = Path(__file__).parents[2] / "export" / "recipes"
+
+
+def load(folder: Path, text: str) -> Recipe:
+    path = folder / "recipe.toml"
+    path.write_text(text, encoding="utf-8")
+    return Recipe.load(path)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_recipes_of_the_repository_are_right(path: Path) -> None:
+    recipe = Recipe.load(path)
+    assert recipe.name == path.stem
+    assert recipe.default_protocol in recipe.protocols
+    assert all(Protocol.parse(name).num_views for name in recipe.protocols)
+    assert recipe.crop.size_px <= recipe.resize.short_side_px
+    assert recipe.checkpoint.licence
+
+
+def test_the_repository_has_recipes() -> None:
+    assert {path.stem for path in RECIPES.glob("*.toml")} >= {"motion", "vivit_b_16x2_fe_k400"}
+
+
+def test_a_recipe_is_read_as_it_is_written(tmp_path: Path) -> None:
+    recipe = load(tmp_path, RECIPE)
+    assert recipe == decode(Recipe, encode(recipe), where="recipe")
+    assert recipe.sampler.target_fps is None
+    assert recipe.normalisation.scale == 2 / 255
+    assert [head.labels for head in recipe.heads] == ["labels.txt"]
+
+
+def test_a_frame_rate_may_be_given(tmp_path: Path) -> None:
+    assert load(tmp_path, RECIPE.replace('"none"', "12.5")).sampler.target_fps == 12.5
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('name = "tiny"', 'name = "tiny', "is not TOML"),
+        ('name = "tiny"', "", "recipe lacks name"),
+        ('name = "tiny"', 'name = "tiny"\nnmae = "x"', "recipe has unknown keys nmae; it has name, family"),
+        ('target_fps = "none"', "", "recipe.sampler lacks target_fps"),
+        ('target_fps = "none"', 'target_fps = "own"', "recipe.sampler.target_fps must be"),
+        ('family = "vivit"', 'family = "vtn"', "recipe.family must be one of 'vivit', got 'vtn'"),
+        ("stride = 2", "stride = 2.0", "recipe.sampler.stride must be a value of type int"),
+        ("stride = 2", "stride = 0", "recipe.sampler: stride must be positive, got 0"),
+        ("antialias = false", "antialias = 0", "recipe.resize.antialias must be a value of type bool"),
+        ("std = [1.0, 1.0, 1.0]", "std = [1.0]", "recipe.normalisation.std must be a list of 3"),
+        ("std = [1.0, 1.0, 1.0]", "std = [1.0, 0, 1.0]", "recipe.normalisation: scale and std must be positive"),
+        ("scale = 0.0078", "scale = nan # ", "recipe.normalisation.scale must be a finite number"),
+        ('activation = "softmax"', 'activation = "relu"', r"recipe.heads\[0\].activation must be one of"),
+        ("size_px = 16", 'size_px = "16"', "recipe.crop.size_px must be a value of type int"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in RECIPE
+    with pytest.raises(RecipeError, match=message) as caught:
+        load(tmp_path, RECIPE.replace(old, new, 1))
+    assert caught.value.code == "bad_recipe"
+
+
+def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="cannot read"):
+        Recipe.load(tmp_path / "nothing.toml")
+
+
+def test_a_recipe_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="is not TOML"):
+        Recipe.load(tmp_path / "recipe.toml")
+
+
+@given(st.sampled_from(sorted(recipe_data())))
+def test_no_key_of_a_recipe_may_be_left_out(key: str) -> None:
+    data = recipe_data()
+    del data[key]
+    with pytest.raises(RecipeError, match=f"recipe lacks {key}"):
+        decode(Recipe, data, where="recipe")
