@@ -40,6 +40,7 @@ STOP_GRACE_S = 35.0
 MAX_RESTARTS, RESTART_WINDOW_S = 5, 60.0
 """More restarts than this within the window: it will not get better by itself."""
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -107,7 +108,7 @@ class Supervisor:
 
     def run(self) -> int:
         """The life of the server, from start to stop; the exit code."""
-        previous = [(number, signal.signal(number, lambda *_: None)) for number in (signal.SIGINT, signal.SIGTERM)]
+        previous = [(number, signal.signal(number, lambda *_: None)) for number in STOP_SIGNALS]
         signal.set_wakeup_fd(self._waker.fileno())
         try:
             if not self._start():
@@ -191,8 +192,8 @@ class Supervisor:
         self._emit("stopping", "stopping")
         if self._command is not None and self._command.poll() is None:
             self._command.terminate()
-        signal.signal(signal.SIGINT, _exit_now)
-        signal.signal(signal.SIGTERM, _exit_now)
+        for number in STOP_SIGNALS:
+            signal.signal(number, _exit_now)
         if self._process is not None:
             self._process.terminate(grace_s=STOP_GRACE_S)
         self._emit("stopped", "stopped")

@@ -1,0 +1,80 @@
+"""Finding a tritonserver, and how it is started."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tubelet.server.triton import Ports, Triton, find_tritonserver, server_arguments
+from tubelet.spec.errors import MachineError
+
+
+def test_the_one_that_the_environment_names_comes_first(tmp_path: Path) -> None:
+    binary = tmp_path / "tritonserver"
+    binary.touch(mode=0o755)
+    found = find_tritonserver({"TRITONSERVER": str(binary)})
+    assert found == Triton(binary=binary, is_wheel=False)
+    assert found.assemble_backends(tmp_path) is None
+
+
+def test_a_named_one_that_cannot_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="cannot be executed"):
+        find_tritonserver({"TRITONSERVER": str(tmp_path / "absent")})
+
+
+def test_the_wheels_server_is_complete(tmp_path: Path) -> None:
+    found = find_tritonserver({})
+    assert found.is_wheel
+    assert os.access(found.binary, os.X_OK)
+    backends = found.assemble_backends(tmp_path)
+    assert backends is not None
+    assert {path.name for path in (backends / "python").iterdir()} == {
+        "libtriton_python.so",
+        "triton_python_backend_stub",
+        "triton_python_backend_utils.py",
+    }
+    environment = found.environment({"PATH": "/usr/bin", "LD_LIBRARY_PATH": "/opt/lib"})
+    assert environment["PATH"].split(":") == [str(Path(sys.executable).parent), "/usr/bin"]
+    assert environment["LD_LIBRARY_PATH"].endswith(":/opt/lib")
+    stub = backends / "python" / "triton_python_backend_stub"
+    listing = subprocess.run(["ldd", stub], env=environment, capture_output=True, text=True, check=True).stdout
+    assert "not found" not in listing
+
+
+def test_numpy_2_is_refused_because_its_tensors_arrive_empty(tmp_path: Path) -> None:
+    (tmp_path / "numpy").mkdir()
+    (tmp_path / "numpy" / "__init__.py").write_text('__version__ = "2.1.0"\n')
+    program = (
+        "from tubelet.server.triton import find_tritonserver\n"
+        "from tubelet.spec.errors import MachineError\n"
+        "try:\n    find_tritonserver({})\n"
+        "except MachineError as exc:\n    print(exc)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert "found 2.1.0; pip install 'numpy<2'" in done.stdout
+
+
+def test_administration_is_locked_and_nothing_faces_a_network(tmp_path: Path) -> None:
+    arguments = server_arguments(
+        Triton(binary=Path("tritonserver"), is_wheel=True),
+        repository=tmp_path,
+        backends=None,
+        models=["motion", "motion_frames"],
+        address="127.0.0.1",
+        ports=Ports(1, 2, 3),
+        admin_key="secret",
+        shm_prefix="tubelet_7_",
+        shm_bytes=4096,
+    )
+    restricted = "model-repository,shared-memory,trace,logging:tubelet-key=secret"
+    assert f"--http-restricted-api={restricted}" in arguments
+    assert f"--grpc-restricted-protocol={restricted}" in arguments
+    assert {argument for argument in arguments if "-address=" in argument} == {
+        "--http-address=127.0.0.1",
+        "--grpc-address=127.0.0.1",
+        "--metrics-address=127.0.0.1",
+    }
+    assert not any("cache" in argument for argument in arguments)
