@@ -21,7 +21,8 @@ from tubelet.spec.manifest import Contract, Crop, Geometry, Head, Normalisation,
 settings.register_profile("tubelet", deadline=None)
 settings.load_profile("tubelet")
 
-SHARED = Path(__file__).parents[1].parent / "shared"
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
 GRID = 4
 """Blocks along each side of a numbered picture."""
 MARK = (0, 0)
@@ -181,6 +182,16 @@ def small_contract(
 def make_contract() -> Callable[..., Contract]:
     """`small_contract`."""
     return small_contract
+
+
+@pytest.fixture(scope="session")
+def motion_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model's bundle, exported from its recipe and checkpoint."""
+    from tubelet.export.bundle import export_bundle  # brings torch, which most tests do without
+
+    bundle = tmp_path_factory.mktemp("bundles") / "motion"
+    export_bundle(ROOT / "export" / "recipes" / "motion.toml", checkpoint=None, out=bundle)
+    return bundle
 
 
 @pytest.fixture(scope="session")

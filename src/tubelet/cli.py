@@ -100,7 +100,7 @@ def verify(bundle: Path, checkpoint: Path | None, videos: Path | None) -> None:
     """Compare BUNDLE with the torch model; over budget is exit code 1."""
     from tubelet.export.verify import verify_bundle
 
-    for found in verify_bundle(bundle, checkpoint=checkpoint, videos=videos):
+    for found in verify_bundle(bundle, checkpoint=checkpoint, videos=videos, progress=partial(click.echo, err=True)):
         click.echo(
             f"{found.stage} against {found.against}: {found.num_views} views, max abs logit {found.max_abs_logit:.3g}, "
             f"cosine {found.cosine:.9f}, top-1 agreement {100 * found.top1_agreement:.2f} %"

@@ -12,7 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Engine", "OnnxRuntimeEngine", "open_engine"]
+from tubelet.spec.errors import ContractError
+from tubelet.spec.manifest import Contract
+
+__all__ = ["Engine", "OnnxRuntimeEngine", "open_engine", "open_graph"]
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -53,3 +56,22 @@ class OnnxRuntimeEngine:
 def open_engine(graph: Path, *, threads: int) -> Engine:
     """Loads an ONNX graph on this machine's CPU with ``threads`` threads."""
     return OnnxRuntimeEngine(graph, threads=threads)
+
+
+def open_graph(graph: Path, contract: Contract, *, threads: int) -> Engine:
+    """Loads a graph of a bundle or of a repository, and makes sure that it belongs to ``contract``.
+
+    Raises:
+        ContractError: there is no such graph, or it was exported for another contract.
+    """
+    if not graph.is_file():
+        raise ContractError("contract_mismatch", f"{graph.name} is not there; export the bundle again")
+    engine = open_engine(graph, threads=threads)
+    found = engine.metadata.get("contract_digest")
+    if found != contract.digest:
+        raise ContractError(
+            "contract_mismatch",
+            f"{graph.name} was exported for {found}, but {contract.digest} is expected; "
+            "export the bundle and write the repository again",
+        )
+    return engine

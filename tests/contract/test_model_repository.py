@@ -7,7 +7,6 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from tubelet.export.bundle import export_bundle
 from tubelet.export.repository import write_repository
 from tubelet.spec.errors import ContractError, InvalidRequestError
 from tubelet.spec.limits import Limits
@@ -19,16 +18,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundle") / "motion"
-    export_bundle(ROOT / "export" / "recipes" / "motion.toml", checkpoint=None, out=folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def repository(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def repository(motion_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("repository")
-    write_repository([bundle], target="cpu", out=folder, limits=Limits())
+    write_repository([motion_bundle], target="cpu", out=folder, limits=Limits())
     return folder
 
 
@@ -48,8 +40,8 @@ def test_git_holds_what_is_generated(repository: Path) -> None:
         assert written == (repository / name).read_text(), f"{name} is stale: run make repository"
 
 
-def test_configurations_parse_and_fit_together(repository: Path, bundle: Path) -> None:
-    contract = Manifest.load(bundle).contract
+def test_configurations_parse_and_fit_together(repository: Path, motion_bundle: Path) -> None:
+    contract = Manifest.load(motion_bundle).contract
     configs = {
         path.parent.name: text_format.Parse(path.read_text(), pb.ModelConfig())
         for path in repository.glob("*/config.pbtxt")
@@ -73,16 +65,16 @@ def test_configurations_parse_and_fit_together(repository: Path, bundle: Path) -
     assert queue.default_timeout_microseconds == 300_000_000
 
 
-def test_limits_are_written_and_the_index_comes_last(bundle: Path, tmp_path: Path) -> None:
-    write_repository([bundle], target="cpu", out=tmp_path, limits=Limits(queue_size=3))
+def test_limits_are_written_and_the_index_comes_last(motion_bundle: Path, tmp_path: Path) -> None:
+    write_repository([motion_bundle], target="cpu", out=tmp_path, limits=Limits(queue_size=3))
     text = (tmp_path / "motion_sample" / "config.pbtxt").read_text()
     assert "max_queue_size: 3" in text
     assert [model.name for model in RepositoryIndex.load(tmp_path).models] == ["motion"]
 
 
-def test_one_name_twice_is_refused(bundle: Path, tmp_path: Path) -> None:
+def test_one_name_twice_is_refused(motion_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(ContractError, match="motion, motion"):
-        write_repository([bundle, bundle], target="cpu", out=tmp_path, limits=Limits())
+        write_repository([motion_bundle, motion_bundle], target="cpu", out=tmp_path, limits=Limits())
 
 
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
@@ -91,6 +83,6 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "repository.json").exists()
 
 
-def test_an_unknown_target_is_refused(bundle: Path, tmp_path: Path) -> None:
+def test_an_unknown_target_is_refused(motion_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequestError, match="cpu"):
-        write_repository([bundle], target="gpu", out=tmp_path, limits=Limits())  # type: ignore[arg-type]
+        write_repository([motion_bundle], target="gpu", out=tmp_path, limits=Limits())  # type: ignore[arg-type]

@@ -5,19 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_server import ROOT, Serving
+from real_server import Serving
 
+from tubelet.clients import VideoClassifier
 from tubelet.demo.clips import write_clips
-from tubelet.export.bundle import export_bundle
 from tubelet.export.repository import write_repository
 from tubelet.spec.limits import Limits
-
-
-@pytest.fixture(scope="session")
-def motion_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    bundle = tmp_path_factory.mktemp("bundles") / "motion"
-    export_bundle(ROOT / "export" / "recipes" / "motion.toml", checkpoint=None, out=bundle)
-    return bundle
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +33,12 @@ def server(repository: Path) -> Iterator[Serving]:
     serving = Serving(repository)
     yield serving
     serving.discard()
+
+
+@pytest.fixture(scope="session")
+def classifier(server: Serving) -> Iterator[VideoClassifier]:
+    with server.classifier() as classifier:
+        yield classifier
 
 
 @pytest.fixture

@@ -45,12 +45,6 @@ pytestmark = pytest.mark.needs_triton
 
 
 @pytest.fixture(scope="module")
-def classifier(server: Serving) -> Iterator[VideoClassifier]:
-    with server.classifier() as classifier:
-        yield classifier
-
-
-@pytest.fixture(scope="module")
 def video(clips: Path) -> bytes:
     with (clips / "labels.csv").open() as file:
         return (clips / next(csv.DictReader(file))["video"]).read_bytes()

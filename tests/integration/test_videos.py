@@ -1,7 +1,6 @@
 """Every file of the collection of real and hostile videos, through the server; after each one it answers as before."""
 
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -24,12 +23,6 @@ def _rows() -> list[Any]:
         return [pytest.param({}, marks=pytest.mark.skip(reason="'shared/videos' does not lie beside the repository"))]
     with (VIDEOS / "MANIFEST.csv").open(encoding="utf-8") as file:
         return [pytest.param(row, id=row["file"]) for row in csv.DictReader(file)]
-
-
-@pytest.fixture(scope="module")
-def classifier(server: Serving) -> Iterator[VideoClassifier]:
-    with server.classifier() as classifier:
-        yield classifier
 
 
 @pytest.fixture(scope="module")

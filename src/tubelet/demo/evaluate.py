@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,13 @@ import torch
 
 from tubelet.checkpoints.load import load_model
 from tubelet.demo.dataset import read_table
-from tubelet.models.vivit import FactorisedEncoder, FactorisedEncoderSizes
+from tubelet.export.bundle import contract_of, read_labels
+from tubelet.models.vivit import FactorisedEncoder
 from tubelet.preprocess.geometry import cut_units
 from tubelet.preprocess.normalise import normalise
 from tubelet.preprocess.prepare import prepare_video
 from tubelet.spec.limits import Limits
-from tubelet.spec.manifest import Contract, Geometry, Head
+from tubelet.spec.manifest import Contract
 from tubelet.spec.recipe import Recipe
 from tubelet.spec.request import Request
 
@@ -61,7 +61,7 @@ def evaluate_in_torch(table: Path, *, recipe: Path, protocol: str | None = None)
     plan = Recipe.load(recipe)
     source = plan.checkpoint
     model = load_model(recipe.parent / source.file, format=source.format, family=plan.family, variant=plan.variant)
-    labels = (recipe.parent / plan.heads[0].labels).read_text(encoding="utf-8").splitlines()
+    labels = read_labels(plan, recipe.parent)[plan.heads[0].name]
     return evaluate_model(table, model=model, recipe=plan, labels=labels, protocol=protocol)
 
 
@@ -69,7 +69,7 @@ def evaluate_model(
     table: Path, *, model: FactorisedEncoder, recipe: Recipe, labels: Sequence[str], protocol: str | None = None
 ) -> TorchEvaluation:
     """As `evaluate_in_torch`, for a network in memory, which is left in eval mode."""
-    contract = _contract(recipe, model.sizes, labels)
+    contract = contract_of(recipe, model.sizes, {recipe.heads[0].name: tuple(labels)})
     parameters = {} if protocol is None else {"protocol": protocol}
     request = Request.from_parameters(parameters, contract, Limits())
     rows = read_table(table)
@@ -88,41 +88,6 @@ def _logits(video: bytes, request: Request, contract: Contract, model: Factorise
     rows = prepared.clip_units[:, None] * num_crops + np.arange(num_crops)[:, None]  # [K, R, n]
     views = torch.from_numpy(rows.reshape(-1, contract.units_per_clip))
     return model.classify(features[views]).mean(dim=0)
-
-
-def _contract(recipe: Recipe, sizes: FactorisedEncoderSizes, labels: Sequence[str]) -> Contract:
-    text = "".join(f"{label}\n" for label in labels)
-    head = recipe.heads[0]
-    return Contract(
-        schema_version=1,
-        name=recipe.name,
-        family=recipe.family,
-        variant=recipe.variant,
-        geometry=Geometry(
-            unit_frames=sizes.tubelet_frames,
-            patch_px=sizes.patch_px,
-            feature_dim=sizes.width,
-            encoder_layers=sizes.spatial_layers,
-            encoder_heads=sizes.spatial_heads,
-            temporal_layers=sizes.temporal_layers,
-            temporal_heads=sizes.temporal_heads,
-        ),
-        sampler=recipe.sampler,
-        resize=recipe.resize,
-        crop=recipe.crop,
-        normalisation=recipe.normalisation,
-        protocols=recipe.protocols,
-        default_protocol=recipe.default_protocol,
-        aggregation=recipe.aggregation,
-        heads=(
-            Head(
-                name=head.name,
-                num_classes=len(labels),
-                activation=head.activation,
-                labels_sha256=hashlib.sha256(text.encode()).hexdigest(),
-            ),
-        ),
-    )
 
 
 def _agreement(wanted: Sequence[str], found: Sequence[str]) -> float:

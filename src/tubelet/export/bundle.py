@@ -29,7 +29,7 @@ from tubelet.spec.manifest import (
 )
 from tubelet.spec.recipe import HeadRecipe, Recipe
 
-__all__ = ["export_bundle", "label_file"]
+__all__ = ["contract_of", "export_bundle", "label_file", "read_labels"]
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
@@ -62,8 +62,8 @@ def export_bundle(
     progress(f"reading {weights.name}")
     sha256 = sha256_file(weights)
     model = load_model(weights, format=plan.checkpoint.format, family=plan.family, variant=plan.variant)
-    labels = {head.name: _read_labels(recipe.parent / head.labels) for head in plan.heads}
-    contract = _contract(plan, model.sizes, labels)
+    labels = read_labels(plan, recipe.parent)
+    contract = contract_of(plan, model.sizes, labels)
     build = _build(
         plan,
         model,
@@ -94,7 +94,17 @@ def label_file(contract: Contract, head: Head) -> str:
     return "labels.txt" if len(contract.heads) == 1 else f"labels.{head.name}.txt"
 
 
-def _contract(plan: Recipe, sizes: FactorisedEncoderSizes, labels: dict[str, tuple[str, ...]]) -> Contract:
+def contract_of(plan: Recipe, sizes: FactorisedEncoderSizes, labels: dict[str, tuple[str, ...]]) -> Contract:
+    """What a recipe and a network promise together.
+
+    Args:
+        plan: the recipe.
+        sizes: of the network, as its checkpoint has them.
+        labels: of each head, by its name, in the order of its logits.
+
+    Raises:
+        RecipeError: ``bad_recipe``: they contradict each other.
+    """
     names = [head.name for head in plan.heads]
     if len(set(names)) != len(names):
         raise RecipeError("bad_recipe", f"recipe.heads must have different names, got {', '.join(names)}")
@@ -153,6 +163,15 @@ def _build(plan: Recipe, model: FactorisedEncoder, checkpoint: Checkpoint) -> Bu
         budget=BUDGETS[BUDGET],
         measured=(),
     )
+
+
+def read_labels(plan: Recipe, folder: Path) -> dict[str, tuple[str, ...]]:
+    """The labels of each head of a recipe that lies in ``folder``.
+
+    Raises:
+        RecipeError: ``bad_recipe``: a file is missing, or does not hold one label per line.
+    """
+    return {head.name: _read_labels(folder / head.labels) for head in plan.heads}
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:

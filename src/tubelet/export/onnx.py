@@ -209,7 +209,8 @@ def _write(graph: _Graph, path: Path, *, metadata: dict[str, str], limit: int) -
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()
     program.model.metadata_props.update(metadata)
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in graph.module.state_dict().values())
+    tensors = [value.const_value for value in program.model.graph.initializers.values()]
+    weights = sum(tensor.nbytes for tensor in tensors if tensor is not None)
     program.save(path, external_data=weights > limit)
 
 

@@ -86,6 +86,7 @@ def model_configs(contract: Contract, limits: Limits) -> dict[str, pb.ModelConfi
 
 
 def _write_model(bundle: Path, contract: Contract, out: Path, limits: Limits) -> None:
+    labels = _all_labels(bundle, contract)
     for folder_name, config in model_configs(contract, limits).items():
         folder = out / folder_name
         shutil.rmtree(folder, ignore_errors=True)
@@ -95,15 +96,25 @@ def _write_model(bundle: Path, contract: Contract, out: Path, limits: Limits) ->
         if config.platform == "ensemble":
             # An ensemble's version is an empty folder, which git and archives would drop.
             (folder / "1" / ".keep").touch()
-            shutil.copy(bundle / "labels.txt", folder / "labels.txt")
+            (folder / "labels.txt").write_text(labels, encoding="utf-8")
     for step in STEPS:
         version = out / f"{contract.name}_{step}" / "1"
         shim = f"from tubelet.server.steps.{step} import TritonPythonModel  # noqa: F401\n"
         (version / "model.py").write_text(shim, encoding="utf-8")
         if step in _GRAPHS:
             _place(bundle, _GRAPHS[step], version)
-    shutil.copy(bundle / "labels.txt", out / f"{contract.name}_average" / "1" / "labels.txt")
+    (out / f"{contract.name}_average" / "1" / "labels.txt").write_text(labels, encoding="utf-8")
     _write_warmup(out / f"{contract.name}_sample")
+
+
+def _all_labels(bundle: Path, contract: Contract) -> str:
+    """One label a line for each entry of PROBABILITIES; with several heads, the head's name stands before it."""
+    if len(contract.heads) == 1:
+        return (bundle / "labels.txt").read_text(encoding="utf-8")
+    files = {head.name: bundle / f"labels.{head.name}.txt" for head in contract.heads}
+    return "".join(
+        f"{name}: {label}\n" for name, file in files.items() for label in file.read_text(encoding="utf-8").splitlines()
+    )
 
 
 def _place(bundle: Path, graph: str, version: Path) -> None:

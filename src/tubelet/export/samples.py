@@ -65,17 +65,23 @@ def generated_sample(contract: Contract, *, seed: int) -> Sample:
 
 
 def video_samples(folder: Path, contract: Contract) -> Iterator[Sample | str]:
-    """Prepares every video of a folder by the model's default protocol.
+    """Prepares every video of a folder by the model's default protocol, one by one.
 
-    Yields:
-        A sample, or for a file that holds no usable video a line that says why.
+    Returns:
+        An iterator of samples; for a file that holds no usable video, a line that says why.
 
     Raises:
-        InvalidRequestError: ``bad_input``, where the folder cannot be read or holds no usable video.
+        InvalidRequestError: ``bad_input``, at once where the folder cannot be read or is empty, at the end where none
+            of its files is a usable video.
     """
+    files = _files(folder)
+    return _prepare(files, contract, folder=folder.name)
+
+
+def _prepare(files: list[Path], contract: Contract, *, folder: str) -> Iterator[Sample | str]:
     request = Request.from_parameters({}, contract, Limits())
     usable = 0
-    for path in _files(folder):
+    for path in files:
         try:
             prepared = prepare_video(path.read_bytes(), request, contract, Limits())
         except (InvalidVideoError, LimitError) as exc:
@@ -90,14 +96,17 @@ def video_samples(folder: Path, contract: Contract) -> Iterator[Sample | str]:
             crops=prepared.crops,
         )
     if not usable:
-        raise InvalidRequestError("bad_input", f"{folder.name} must hold at least one video that can be decoded")
+        raise InvalidRequestError("bad_input", f"{folder} must hold at least one video that can be decoded")
 
 
 def _files(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if path.is_file())
+        files = sorted(path for path in folder.iterdir() if path.is_file())
     except OSError as exc:
         raise InvalidRequestError("bad_input", f"cannot read the folder {folder}: {exc.strerror}") from exc
+    if not files:
+        raise InvalidRequestError("bad_input", f"the folder {folder} holds no file")
+    return files
 
 
 def _pictures(num_frames: int, height: int, width: int, *, rng: np.random.Generator) -> NDArray[np.uint8]:

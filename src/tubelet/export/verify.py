@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from tubelet.checkpoints.load import load_model, sha256_file
-from tubelet.engines import Engine, open_engine
+from tubelet.engines import Engine, open_graph
 from tubelet.export.compare import Logits, compare, probabilities, within
 from tubelet.export.onnx import GRAPH_STEPS, graph_file
 from tubelet.export.samples import Sample, generated_sample, video_samples
@@ -27,7 +27,7 @@ from tubelet.models.vivit import FactorisedEncoder
 from tubelet.preprocess.geometry import cut_units
 from tubelet.preprocess.normalise import normalise
 from tubelet.spec.budgets import BUDGETS
-from tubelet.spec.errors import ContractError, ExportMismatchError, RecipeError
+from tubelet.spec.errors import ExportMismatchError, RecipeError
 from tubelet.spec.manifest import Budget, Contract, Manifest, Measurement
 from tubelet.spec.strict import encode
 
@@ -135,18 +135,7 @@ class _Chain:
     @classmethod
     def open(cls, bundle: Path, contract: Contract) -> _Chain:
         threads = len(os.sched_getaffinity(0))
-        engines = {}
-        for step in GRAPH_STEPS:
-            path = bundle / graph_file(step)
-            if not path.is_file():
-                raise ContractError("contract_mismatch", f"the bundle lacks {path.name}; export it again")
-            engines[step] = open_engine(path, threads=threads)
-            found = engines[step].metadata.get("contract_digest")
-            if found != contract.digest:
-                raise ContractError(
-                    "contract_mismatch",
-                    f"{path.name} was exported for contract {found}, the manifest's is {contract.digest}; export again",
-                )
+        engines = {step: open_graph(bundle / graph_file(step), contract, threads=threads) for step in GRAPH_STEPS}
         return cls(contract, engines)
 
     def units(self, sample: Sample) -> NDArray[np.uint8]:
@@ -169,8 +158,9 @@ def _comparisons(
     chain: _Chain, *, model: FactorisedEncoder, videos: Path | None, progress: Callable[[str], None]
 ) -> Iterator[Measurement | str]:
     """Yields measurements, and the names of samples whose units are not equal to the bit."""
+    real = video_samples(videos, chain.contract) if videos is not None else ()
     yield from _compare_sample(chain, generated_sample(chain.contract, seed=SEED), model=model, batches=BATCHES)
-    for sample in video_samples(videos, chain.contract) if videos is not None else ():
+    for sample in real:
         if isinstance(sample, str):
             progress(sample)
             continue

@@ -16,7 +16,7 @@ import numpy as np
 import triton_python_backend_utils as triton
 from numpy.typing import NDArray
 
-from tubelet.engines import Engine, open_engine
+from tubelet.engines import Engine, open_graph
 from tubelet.server.metrics import StepMetrics
 from tubelet.spec.errors import (
     ContractError,
@@ -31,7 +31,7 @@ from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Contract
 from tubelet.spec.strict import decode
 
-__all__ = ["Arrays", "SingleStep", "Step", "check_deadline", "open_graph", "read_inputs", "text_tensor"]
+__all__ = ["Arrays", "SingleStep", "Step", "check_deadline", "read_inputs", "text_tensor"]
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -63,6 +63,14 @@ class Step(ABC):
         self.folder = Path(args["model_repository"]) / args["model_version"]
         self.metrics = StepMetrics(self.contract.name, step=self.name)
         self.open()
+
+    def open_graph(self, filename: str, *, threads: int | None = None) -> Engine:
+        """Loads a graph that lies beside the step; by default with as many threads as there are cores.
+
+        Raises:
+            ContractError: the graph belongs to another contract.
+        """
+        return open_graph(self.folder / filename, self.contract, threads=threads or len(os.sched_getaffinity(0)))
 
     def open(self) -> None:  # noqa: B027  most steps have nothing to open
         """Loads what the step needs beyond its contract."""
@@ -108,23 +116,6 @@ def check_deadline(deadline: float) -> None:
     """
     if 0 < deadline < time.monotonic():
         raise DeadlineError("deadline_exceeded", "the request's time is over, work on it has stopped")
-
-
-def open_graph(step: Step, filename: str, *, threads: int | None = None) -> Engine:
-    """Loads a graph of the step's folder and checks that it was exported for the step's contract.
-
-    Raises:
-        ContractError: the graph belongs to another contract.
-    """
-    engine = open_engine(step.folder / filename, threads=threads or len(os.sched_getaffinity(0)))
-    found = engine.metadata.get("contract_digest")
-    if found != step.contract.digest:
-        raise ContractError(
-            "contract_mismatch",
-            f"{filename} was exported for {found}, the repository expects {step.contract.digest}; "
-            "run tubelet repository again",
-        )
-    return engine
 
 
 def read_inputs(request: Any) -> dict[str, NDArray[Any]]:

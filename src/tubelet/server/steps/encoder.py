@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tubelet.engines import Engine
-from tubelet.server.steps.base import Arrays, Step, check_deadline, open_graph, read_inputs
+from tubelet.server.steps.base import Arrays, Step, check_deadline, read_inputs
 from tubelet.spec.errors import DeadlineError
 
 __all__ = ["CHUNK_UNITS", "TritonPythonModel"]
@@ -50,7 +50,7 @@ class TritonPythonModel(Step):
     engine: Engine
 
     def open(self) -> None:
-        self.engine = open_graph(self, "encoder.onnx")
+        self.engine = self.open_graph("encoder.onnx")
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Triton's entry: ``requests`` are those that the dynamic batcher put together."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tubelet.engines import Engine
-from tubelet.server.steps.base import Arrays, SingleStep, open_graph
+from tubelet.server.steps.base import Arrays, SingleStep
 
 __all__ = ["TritonPythonModel"]
 
@@ -18,7 +18,7 @@ class TritonPythonModel(SingleStep):
 
     def open(self) -> None:
         # A few tokens for each view: waking a second thread costs more than it brings.
-        self.engine = open_graph(self, "temporal.onnx", threads=1)
+        self.engine = self.open_graph("temporal.onnx", threads=1)
 
     def run(self, inputs: Arrays, parameters: Mapping[str, object]) -> Arrays:
         return self.engine.run(inputs)
