@@ -146,7 +146,7 @@ def _report(evaluation: TorchEvaluation) -> Iterator[str]:
     "--work", type=click.Path(file_okay=False, path_type=Path), default=Path("build/motion"), show_default=True
 )
 @click.option("--clips", type=click.IntRange(min=1), default=4000, show_default=True, help="Clips to train on.")
-@click.option("--steps", type=click.IntRange(min=1), default=3000, show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), default=2500, show_default=True)
 def main(out: Path, recipe_file: Path, work: Path, clips: int, steps: int) -> None:
     """Generates clips below WORK, trains on them, evaluates on others, and writes the checkpoint."""
     recipe = Recipe.load(recipe_file)
