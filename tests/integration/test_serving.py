@@ -312,10 +312,11 @@ def test_evaluate_through_the_server_equals_torch(server: Serving, clips: Path) 
         text=True,
         check=True,
     )
-    summary = json.loads(done.stdout.splitlines()[-1])
+    *rows, summary = (json.loads(line) for line in done.stdout.splitlines())
     in_torch = evaluate_in_torch(clips / "labels.csv", recipe=ROOT / "export" / "recipes" / "motion.toml")
+    assert [row["predicted"] for row in rows] == list(in_torch.found)
     assert summary["top1"] == in_torch.top1
-    assert summary["videos"] == len(in_torch.wanted)
+    assert summary["rows"] == len(in_torch.wanted)
 
 
 def test_the_readme_is_true(server: Serving, video: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
