@@ -67,7 +67,10 @@ def measure(ready: dict[str, Any], repository: Path, rounds: int) -> dict[str, A
         direct = open_direct(classifier.contract, repository)
         return {
             **latency(classifier, direct, videos, rounds),
-            "throughput": throughput(classifier, ready["http"], videos, 4 * rounds),
+            "throughput": {
+                protocol: throughput(classifier, ready["http"], videos, protocol=protocol, count=2 * rounds)
+                for protocol in ("1x1", "4x3")
+            },
         }
 
 
@@ -107,23 +110,30 @@ def summary(milliseconds: list[float]) -> dict[str, float]:
     }
 
 
-def throughput(classifier: VideoClassifier, http: str, videos: list[bytes], count: int) -> dict[str, Any]:
-    """Clips a second with one and with eight callers, in turns, and how many units Triton put into one execution."""
+def throughput(
+    classifier: VideoClassifier, http: str, videos: list[bytes], *, protocol: str, count: int
+) -> dict[str, Any]:
+    """Clips a second with one and with eight callers, in turns, and how Triton put their units together."""
     rates: dict[int, list[float]] = {1: [], 8: []}
-    batches: dict[int, list[float]] = {1: [], 8: []}
+    counts: dict[int, tuple[int, int]] = {1: (0, 0), 8: (0, 0)}
     for _ in range(3):
         for callers in rates:
             units, executions = encoder_counts(http)
             begun = time.perf_counter()
             with ThreadPoolExecutor(callers) as pool:
-                list(pool.map(lambda i: classifier.classify(videos[i % len(videos)]), range(count)))
+                list(pool.map(lambda i: classifier.classify(videos[i % len(videos)], protocol=protocol), range(count)))
             rates[callers].append(count / (time.perf_counter() - begun))
             new_units, new_executions = encoder_counts(http)
-            batches[callers].append((new_units - units) / (new_executions - executions))
+            counts[callers] = (
+                counts[callers][0] + new_units - units,
+                counts[callers][1] + new_executions - executions,
+            )
     return {
         f"{callers}_callers": {
             "clips_per_second": round(statistics.median(rates[callers]), 1),
-            "units_per_execution": round(statistics.median(batches[callers]), 1),
+            "requests": 3 * count,
+            "encoder_executions": counts[callers][1],
+            "units_per_execution": round(counts[callers][0] / counts[callers][1], 1),
         }
         for callers in rates
     }

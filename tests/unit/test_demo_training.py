@@ -1,5 +1,6 @@
 """The training of the demo model: where it starts, what it sees, that it learns, and what the committed weights do."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -96,19 +97,19 @@ def test_rate_warms_up_and_ends_near_zero() -> None:
     assert 0 <= rates[-1] < 1e-3 * schedule.peak_rate
 
 
-def test_training_is_repeatable_and_learns(examples: list[Example], recipe: Recipe) -> None:
-    schedule = Schedule(steps=6, batch=8, warmup_steps=2, seed=4)
-    first = train(examples, recipe=recipe, schedule=schedule)
-    second = train(examples, recipe=recipe, schedule=schedule)
+def test_training_is_repeatable(examples: list[Example], recipe: Recipe) -> None:
+    schedule = Schedule(steps=4, batch=8, warmup_steps=2, seed=4)
+    first, second = (train(examples, recipe=recipe, schedule=schedule) for _ in range(2))
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
-    untrained = train(examples, recipe=recipe, schedule=Schedule(steps=1, batch=8, seed=4, peak_rate=0.0))
-    clips, classes = draw_batch(np.random.default_rng(9), examples, recipe=recipe)
+
+
+def test_sixty_steps_are_better_than_guessing(examples: list[Example], recipe: Recipe) -> None:
+    model = train(examples, recipe=recipe, schedule=Schedule(steps=60, batch=24, warmup_steps=10, seed=5)).eval()
+    clips, classes = draw_batch(np.random.default_rng(9), examples * 4, recipe=recipe)
     with torch.inference_mode():
-        before, after = (
-            float(torch.nn.functional.cross_entropy(model(clips), classes)) for model in (untrained, first)
-        )
-    assert after < before
+        loss = float(torch.nn.functional.cross_entropy(model(clips), classes))
+    assert loss < 0.9 * math.log(len(LABELS))
 
 
 def test_an_evaluation_counts_by_label() -> None:

@@ -1,1 +1,1 @@
-from tubelet.server.steps.average import TritonPythonModel  # noqa: F401
+from tubelet.server.steps.average import TritonPythonModel

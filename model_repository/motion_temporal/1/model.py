@@ -1,1 +1,1 @@
-from tubelet.server.steps.temporal import TritonPythonModel  # noqa: F401
+from tubelet.server.steps.temporal import TritonPythonModel

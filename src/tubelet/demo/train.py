@@ -1,7 +1,8 @@
 """Makes the demo model: generates its clips, trains on them, writes a checkpoint in scenic's format.
 
-``python -m tubelet.demo.train --out export/checkpoints/motion.msgpack``; about a quarter of an hour on two cores. Seeds
-are fixed, so the clips are the same every time; the weights are too, on the same processor and number of threads.
+``python -m tubelet.demo.train --out export/checkpoints/motion.msgpack``; about a quarter of an hour on two free
+cores, with 3 GB of memory. Seeds are fixed, so the clips are the same every time; the weights are too, on the same
+processor and number of threads.
 """
 
 from __future__ import annotations

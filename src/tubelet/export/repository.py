@@ -99,7 +99,7 @@ def _write_model(bundle: Path, contract: Contract, out: Path, limits: Limits) ->
             (folder / "labels.txt").write_text(labels, encoding="utf-8")
     for step in STEPS:
         version = out / f"{contract.name}_{step}" / "1"
-        shim = f"from tubelet.server.steps.{step} import TritonPythonModel  # noqa: F401\n"
+        shim = f"from tubelet.server.steps.{step} import TritonPythonModel\n"
         (version / "model.py").write_text(shim, encoding="utf-8")
         if step in _GRAPHS:
             _place(bundle, _GRAPHS[step], version)
