@@ -25,6 +25,7 @@ _EXTRA_OF = {"export": "export", "verify": "export", "repository": "clients,deco
 _CLASSIFY_CONCURRENCY = 4
 
 _Folder = partial(click.Path, file_okay=False, path_type=Path)
+_PORT = click.IntRange(0, 65535)
 _File = partial(click.Path, dir_okay=False, path_type=Path)
 
 
@@ -109,7 +110,7 @@ def verify(bundle: Path, checkpoint: Path | None, videos: Path | None) -> None:
 
 @main.command()
 @click.argument("bundles", metavar="BUNDLE...", type=_Folder(exists=True), nargs=-1, required=True)
-@click.option("--target", type=click.Choice(["cpu", "gpu"]), required=True, help="Where the models will run.")
+@click.option("--target", type=click.Choice(["cpu"]), required=True, help="Where the models will run.")
 @click.option("--out", type=_Folder(), required=True, help="The repository's folder.")
 @click.option("--limit", "limits", metavar="NAME=VALUE", multiple=True, help="Set a limit; may be given often.")
 def repository(bundles: tuple[Path, ...], target: str, out: Path, limits: tuple[str, ...]) -> None:
@@ -128,9 +129,9 @@ def repository(bundles: tuple[Path, ...], target: str, out: Path, limits: tuple[
 @click.option(
     "--repository", type=_Folder(exists=True), default="model_repository", show_default=True, help="What to serve."
 )
-@click.option("--http-port", default=8000, show_default=True, help="0, here and below: any free port.")
-@click.option("--grpc-port", default=8001, show_default=True)
-@click.option("--metrics-port", default=8002, show_default=True)
+@click.option("--http-port", type=_PORT, default=8000, show_default=True, help="0, here and below: any free port.")
+@click.option("--grpc-port", type=_PORT, default=8001, show_default=True)
+@click.option("--metrics-port", type=_PORT, default=8002, show_default=True)
 @click.option("--address", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--expose-unpatched-triton",

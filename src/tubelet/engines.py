@@ -5,6 +5,7 @@ Serving and verification call the same function, so that what was verified is wh
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,6 +36,8 @@ class OnnxRuntimeEngine:
     """ONNX Runtime on the CPU: the portable engine."""
 
     def __init__(self, graph: Path, *, threads: int) -> None:
+        # Whose videos are scored, and how often, is nobody else's business; read when the package is imported.
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -76,6 +77,15 @@ def test_killed_under_load_comes_back_by_itself(serve: Callable[..., Serving], v
     assert len(serving.processes("triton_python_backend_stub")) == len(STUBS) + 1  # two sample instances
     assert serving.stop() == 0
     assert serving.regions() == []
+
+
+def test_every_backend_has_worked_before_the_first_request(serve: Callable[..., Serving]) -> None:
+    """Warm-up: one video in each of the two sample processes, and the canary through all steps."""
+    with urlopen(serve().ready["metrics"]) as answer:
+        lines = answer.read().decode().splitlines()
+    counts = {name: float(line.rsplit(" ", 1)[1]) for line in lines for name in [line.split("{")[0]] if "{" in line}
+    assert counts["tubelet_videos_total"] >= 3
+    assert counts["tubelet_encoder_runs_total"] >= 2
 
 
 def test_a_hanging_backend_is_found_by_the_canary(

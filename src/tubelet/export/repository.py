@@ -170,7 +170,7 @@ def _bound_queue(config: pb.ModelConfig, limits: Limits) -> None:
 
 def _warm(config: pb.ModelConfig, name: str, tensor: pb.ModelWarmup.Input) -> None:
     if not config.model_warmup:
-        config.model_warmup.add(name="first_request", batch_size=0)
+        config.model_warmup.add(name="first_request", batch_size=1)
     config.model_warmup[0].inputs[name].CopyFrom(tensor)
 
 
