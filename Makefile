@@ -1,4 +1,4 @@
-# `make demo` and `make test` set everything up on a fresh machine that has Python 3.11 to 3.13.
+# `make demo` and `make test` set everything up on a fresh machine that has Python 3.11 or 3.12.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -17,13 +17,13 @@ help:
 venv: $(VENV)/ready
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[server,clients,export,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[server,clients,export,demo,dev]'
 	@touch $@
 
 # Each line is a command that you can type yourself.
 demo: repository build/clips/labels.csv
 	$(BIN)/tubelet serve --http-port 0 --grpc-port 0 --metrics-port 0 -- \
-	  $(BIN)/tubelet classify build/clips/00000_*.mp4 build/clips/00005_*.mp4 $(VIDEO)
+	  $(BIN)/tubelet classify build/clips/00000_*.mp4 build/clips/00005_*.mp4 $(if $(VIDEO),"$(VIDEO)")
 
 repository: bundles/motion/manifest.json
 	$(BIN)/tubelet repository bundles/motion --target cpu --out model_repository
@@ -39,10 +39,9 @@ demo-model: venv
 
 # Top-1 on clips that training never saw, through the server and by torch itself.
 accuracy: repository
-	$(BIN)/python -m tubelet.demo.clips --split evaluation --seed 1 --count 480 --out build/evaluation
+	$(BIN)/python -m tubelet.demo.clips --split evaluation --seed 2 --count 480 --out build/evaluation
 	$(BIN)/tubelet serve --http-port 0 --grpc-port 0 --metrics-port 0 -- \
-	  $(BIN)/tubelet evaluate build/evaluation/labels.csv
-	$(BIN)/python -m tubelet.demo.evaluate build/evaluation/labels.csv
+	  $(BIN)/python benchmarks/accuracy.py build/evaluation/labels.csv
 
 bench: repository
 	$(BIN)/python benchmarks/serving.py

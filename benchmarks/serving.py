@@ -9,10 +9,12 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,9 +27,11 @@ import numpy as np
 from tubelet.clients import VideoClassifier
 from tubelet.demo.clips import write_clips
 from tubelet.engines import open_engine
+from tubelet.preprocess.canary import canary_video
 from tubelet.preprocess.geometry import cut_units
 from tubelet.preprocess.prepare import prepare_video
 from tubelet.server.averaging import average_views
+from tubelet.spec.errors import UnavailableError
 from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Contract
 from tubelet.spec.request import Request
@@ -51,6 +55,7 @@ def main() -> None:
             seconds = time.monotonic() - started
             figures = {"machine": machine(), "seconds_to_ready": round(seconds, 2)}
             figures |= measure(ready, arguments.repository, arguments.rounds)
+            figures["seconds_from_kill_to_next_answer"] = recovery(server, ready)
         finally:
             server.terminate()
     text = json.dumps(figures, indent=2)
@@ -101,6 +106,49 @@ def latency(
         "triton_overhead_ms": round(overhead, 2),
         "triton_overhead_ratio": round(statistics.median(served) / statistics.median(called), 3),
     }
+
+
+def recovery(server: subprocess.Popen[str], ready: dict[str, Any]) -> dict[str, float]:
+    """Kills an encoder backend, then tritonserver, while six callers ask; seconds to the first answer after it."""
+    seconds = {}
+    for victim in ("motion_encoder", "bin/tritonserver"):
+        with VideoClassifier(ready["grpc"]) as classifier, ThreadPoolExecutor(6) as pool:
+            killed = threading.Event()
+            callers = [pool.submit(ask_until_it_is_back, classifier, killed) for _ in range(6)]
+            os.kill(find_process(server.pid, victim), signal.SIGKILL)
+            begun = time.monotonic()
+            killed.set()
+            seconds[victim] = round(min(caller.result() for caller in callers) - begun, 2)
+    return seconds
+
+
+def ask_until_it_is_back(classifier: VideoClassifier, killed: threading.Event) -> float:
+    """Asks without a pause; the moment of the first answer that follows a failure."""
+    has_failed = False
+    while True:
+        try:
+            classifier.classify(canary_video())
+        except UnavailableError:
+            has_failed = killed.is_set()
+            continue
+        if has_failed:
+            return time.monotonic()
+
+
+def find_process(supervisor: int, name: str) -> int:
+    """The process of tritonserver, or of one of its backends, below a supervisor."""
+    children = {supervisor}
+    for folder in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
+        try:
+            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            command = (folder / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if parent in children:
+            children.add(int(folder.name))
+            if name in command:
+                return int(folder.name)
+    raise LookupError(name)
 
 
 def summary(milliseconds: list[float]) -> dict[str, float]:
@@ -157,6 +205,7 @@ def open_direct(contract: Contract, repository: Path) -> Callable[[bytes], Any]:
 
 
 def encoder_counts(http: str) -> tuple[int, int]:
+    """Units and executions so far; the supervisor's canary, one request in five seconds, is among them."""
     with urlopen(f"{http}/v2/models/motion_encoder/stats") as answer:
         stats = json.load(answer)["model_stats"][0]
     return stats["inference_count"], stats["execution_count"]

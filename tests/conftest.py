@@ -12,13 +12,14 @@ import av
 import numpy as np
 import pytest
 from av.video.stream import VideoStream
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
 from tubelet.spec.manifest import Contract, Crop, Geometry, Head, Normalisation, Resize, Sampler
 
 # No test measures time, and the machine may be busy.
-settings.register_profile("tubelet", deadline=None)
+# The same examples everywhere, and no judgement on a machine that is busy.
+settings.register_profile("tubelet", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tubelet")
 
 ROOT = Path(__file__).parents[1]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_EXTRA_OF = {"export": "export", "verify": "export", "repository": "clients,decode", "serve": "server"}
+_EXTRA_OF = {"export": "export", "verify": "export", "repository": "clients", "serve": "server"}
 """What to install where a command lacks a package; all others need ``clients``."""
 _CLASSIFY_CONCURRENCY = 4
 

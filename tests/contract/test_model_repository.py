@@ -24,6 +24,7 @@ def repository(motion_bundle: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no git checkout")
 def test_git_holds_what_is_generated(repository: Path) -> None:
     listed = subprocess.run(
         ["git", "ls-files", "model_repository"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -17,7 +17,7 @@ from tubelet.spec.errors import RecipeError
 from tubelet.spec.manifest import Normalisation
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
-pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden data: {GOLDEN} is not there")
+pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="'shared/golden' does not lie beside the repository")
 
 FACTORISED = ("scenic_m2_cls", "scenic_m2_two_head")
 OTHERS = ("scenic_m1_cls", "scenic_m1_gap_prelogits", "scenic_m1_uniform_sampling", "scenic_m3_time_space", "scenic_m4")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from real_server import Serving
 
 from tubelet.preprocess.canary import canary_video
 
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not on this machine")
 pytestmark = pytest.mark.needs_triton
 
 CLIENTS = Path(__file__).parents[2] / "clients"
@@ -32,12 +34,14 @@ def run_block(number: int, folder: Path, http: str) -> str:
     return done.stdout
 
 
+@needs_curl
 def test_the_raw_form_answers_with_a_report(server: Serving, folder: Path) -> None:
     report = json.loads(run_block(0, folder, server.ready["http"]))
     assert report["protocol"] == "1x1"
     assert len(report["top"]) == 5
 
 
+@needs_curl
 def test_the_binary_extension_answers_with_labels(server: Serving, folder: Path) -> None:
     (output,) = json.loads(run_block(1, folder, server.ready["http"]))["outputs"]
     assert [len(text.split(":")) for text in output["data"]] == [3, 3, 3]
@@ -48,11 +52,13 @@ def test_the_binary_extension_answers_with_labels(server: Serving, folder: Path)
         assert float(text.split(":")[0]) == pytest.approx(label.probability, abs=1e-5)
 
 
+@needs_curl
 def test_the_contract_can_be_asked_for(server: Serving, folder: Path) -> None:
     with server.classifier() as classifier:
         assert classifier.contract.digest in run_block(2, folder, server.ready["http"])
 
 
+@needs_curl
 def test_an_error_begins_with_its_code(server: Serving, folder: Path) -> None:
     assert "not_a_video: " in json.loads(run_block(3, folder, server.ready["http"]))["error"]
 

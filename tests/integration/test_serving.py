@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -48,6 +49,14 @@ pytestmark = pytest.mark.needs_triton
 def video(clips: Path) -> bytes:
     with (clips / "labels.csv").open() as file:
         return (clips / next(csv.DictReader(file))["video"]).read_bytes()
+
+
+def ask_raw(grpc: str, video: bytes, **options: Any) -> tritonclient.grpc.InferResult:
+    """A request of any KServe v2 client, with nothing of tubelet in it."""
+    tensor = tritonclient.grpc.InferInput("VIDEO", [1], "BYTES")
+    tensor.set_data_from_numpy(np.array([video], dtype=np.object_))
+    with tritonclient.grpc.InferenceServerClient(grpc) as client:
+        return client.infer("motion", [tensor], **options)
 
 
 def test_labels_of_generated_clips(classifier: VideoClassifier, clips: Path) -> None:
@@ -103,13 +112,8 @@ def test_contract_comes_from_the_server(classifier: VideoClassifier, server: Ser
 
 
 def test_any_kserve_client_gets_labels(server: Serving, video: bytes) -> None:
-    """The classification extension, with nothing of tubelet in the client."""
-    client = tritonclient.grpc.InferenceServerClient(server.ready["grpc"])
-    tensor = tritonclient.grpc.InferInput("VIDEO", [1], "BYTES")
-    tensor.set_data_from_numpy(np.array([video], dtype=np.object_))
     wanted = tritonclient.grpc.InferRequestedOutput("PROBABILITIES", class_count=2)
-    answer = client.infer("motion", [tensor], outputs=[wanted]).as_numpy("PROBABILITIES")
-    client.close()
+    answer = ask_raw(server.ready["grpc"], video, outputs=[wanted]).as_numpy("PROBABILITIES")
     assert len(answer) == 2
     labels = (ROOT / "export" / "labels" / "motion.txt").read_text().split()
     for line in answer:
@@ -120,15 +124,12 @@ def test_any_kserve_client_gets_labels(server: Serving, video: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["LOGITS", "PROBABILITIES", "VIEW_LOGITS", "FRAME_TIMES", "REPORT"])
 def test_each_output_can_be_asked_for_alone(server: Serving, video: bytes, name: str) -> None:
-    client = tritonclient.grpc.InferenceServerClient(server.ready["grpc"])
-    tensor = tritonclient.grpc.InferInput("VIDEO", [1], "BYTES")
-    tensor.set_data_from_numpy(np.array([video], dtype=np.object_))
-    answer = client.infer("motion", [tensor], outputs=[tritonclient.grpc.InferRequestedOutput(name)])
-    client.close()
+    answer = ask_raw(server.ready["grpc"], video, outputs=[tritonclient.grpc.InferRequestedOutput(name)])
     assert [output.name for output in answer.get_response().outputs] == [name]
     assert answer.as_numpy(name).size > 0
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not on this machine")
 def test_plain_curl_gets_an_answer(server: Serving, video: bytes, tmp_path: Path) -> None:
     """The README's command, to the letter but for the port."""
     (tmp_path / "clip.mp4").write_bytes(video)
@@ -147,7 +148,7 @@ def test_plain_curl_gets_an_answer(server: Serving, video: bytes, tmp_path: Path
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"protocol": "2x2"}, "allowed|has"),
+        ({"protocol": "2x2"}, "no protocol '2x2'; it has 1x1, 4x3, 10x3, tsn"),
         ({"protocol": "full"}, "1x1"),
         ({"start_s": -1.0}, "start_s"),
         ({"start_s": 1.0, "end_s": 0.5}, "end_s"),
@@ -210,6 +211,13 @@ def test_a_deadline_that_has_passed_is_said_so(classifier: VideoClassifier, vide
     assert classifier.classify(video).labels
 
 
+def test_the_server_itself_ends_work_at_the_deadline(server: Serving, video: bytes) -> None:
+    """The client of this test waits for ever; only the server's steps look at the clock."""
+    with pytest.raises(tritonclient.utils.InferenceServerException, match="deadline_exceeded: ") as caught:
+        ask_raw(server.ready["grpc"], video, parameters={"protocol": "10x3", "deadline_ms": "0.5"})
+    assert caught.value.status() == "StatusCode.UNAVAILABLE"
+
+
 def test_units_of_concurrent_requests_share_batches(classifier: VideoClassifier, server: Serving, video: bytes) -> None:
     def encoder_statistics() -> tuple[int, int]:
         with urlopen(f"{server.ready['http']}/v2/models/motion_encoder/stats") as answer:
@@ -220,7 +228,7 @@ def test_units_of_concurrent_requests_share_batches(classifier: VideoClassifier,
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: classifier.classify(video, protocol="4x3"), range(64)))
     units, executions = (new - old for new, old in zip(encoder_statistics(), before, strict=True))
-    assert units == sum(answer.report.units_encoded for answer in answers)
+    assert units >= sum(answer.report.units_encoded for answer in answers)  # and the canary's
     assert executions < len(answers)
 
 
@@ -245,7 +253,7 @@ def test_administration_needs_the_key(server: Serving) -> None:
 
 
 @pytest.fixture(scope="module")
-def narrow(make_repository: Callable[..., Path]) -> Iterator[VideoClassifier]:
+def narrow_server(make_repository: Callable[..., Path]) -> Iterator[Serving]:
     """A model that accepts little more than the canary."""
     limits = {
         "max_video_bytes": 60_000,
@@ -256,9 +264,14 @@ def narrow(make_repository: Callable[..., Path]) -> Iterator[VideoClassifier]:
         "max_units": 40,
     }
     serving = Serving(make_repository(**limits))
-    with serving.classifier() as classifier:
-        yield classifier
+    yield serving
     serving.discard()
+
+
+@pytest.fixture(scope="module")
+def narrow(narrow_server: Serving) -> Iterator[VideoClassifier]:
+    with narrow_server.classifier() as classifier:
+        yield classifier
 
 
 @pytest.mark.parametrize(
@@ -280,10 +293,12 @@ def test_each_limit_names_itself(
     assert narrow.classify(canary_video()).labels
 
 
-def test_too_many_bytes_are_refused_by_server_and_client(narrow: VideoClassifier) -> None:
-    with pytest.raises(LimitError, match="max_video_bytes") as caught:
-        narrow.classify(canary_video() + bytes(60_000))
-    assert caught.value.code == "too_large"
+def test_too_many_bytes_are_refused_by_client_and_server(narrow: VideoClassifier, narrow_server: Serving) -> None:
+    too_large = canary_video() + bytes(60_000)
+    with pytest.raises(LimitError, match="it was not sent"):
+        narrow.classify(too_large)
+    with pytest.raises(tritonclient.utils.InferenceServerException, match=r"too_large: .*max_video_bytes is 60000"):
+        ask_raw(narrow_server.ready["grpc"], too_large)
 
 
 def test_a_full_queue_refuses_at_once(

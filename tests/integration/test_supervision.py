@@ -1,5 +1,6 @@
 """What is killed comes back, what ends leaves nothing behind: the supervisor, provoked from outside."""
 
+import json
 import os
 import signal
 import socket
@@ -99,24 +100,28 @@ def test_a_hanging_backend_is_found_by_the_canary(
         assert classifier.classify(canary_video()).labels
 
 
-def test_requests_in_flight_finish_when_the_server_is_told_to_stop(serve: Callable[..., Serving]) -> None:
+def test_a_stop_under_load_is_clean_and_leaves_nobody_waiting(serve: Callable[..., Serving]) -> None:
     serving = serve()
     with serving.classifier() as classifier:
-        with load(classifier) as answers:
+        with load(classifier) as answers:  # joins its callers: none may hang
             wait_until(lambda: len(answers) > 10)
             assert serving.stop() == 0
-        assert {type(answer) for answer in answers} <= {Classification, UnavailableError}
+        failures = [answer for answer in answers if not isinstance(answer, Classification)]
+        assert failures
+        assert {(type(failure), failure.code) for failure in failures} == {(UnavailableError, "backend_lost")}
     assert serving.regions() == []
-    assert serving.events[-1]["event"] == "stopped"
+    assert [event["event"] for event in serving.events] == ["ready", "stopping", "stopped"]
 
 
 def test_a_signal_while_starting_ends_cleanly(repository: Path) -> None:
     arguments = [str(TUBELET), "serve", "--repository", str(repository), *PORTS]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE)
-    region = f"tubelet_{process.pid}_*"
-    wait_until(lambda: any(Path("/dev/shm").glob(region)))
-    process.send_signal(signal.SIGINT)
-    process.communicate()
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as process:
+        region = f"tubelet_{process.pid}_*"
+        try:
+            wait_until(lambda: any(Path("/dev/shm").glob(region)))
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate()
     assert process.returncode == 0
     assert list(Path("/dev/shm").glob(region)) == []
 
@@ -141,6 +146,50 @@ def test_the_server_runs_while_a_command_runs(repository: Path) -> None:
     )
     assert done.returncode == 7
     assert done.stdout.startswith("127.0.0.1:")
+
+
+def test_the_wheels_triton_stays_on_this_machine(repository: Path) -> None:
+    done = subprocess.run(
+        [TUBELET, "serve", "--repository", repository, *PORTS, "--address", "0.0.0.0"], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "must not listen on 0.0.0.0" in done.stderr
+
+
+def test_the_containers_health_check(serve: Callable[..., Serving]) -> None:
+    serving = serve()
+    port = serving.ready["http"].rsplit(":", 1)[1]
+    check = [sys.executable, "-m", "tubelet.server.health", "--repository", serving.repository, "--http-port", port]
+    assert subprocess.run(check).returncode == 0
+    assert serving.stop() == 0
+    assert subprocess.run(check).returncode == 1
+
+
+def test_serving_has_no_torch_in_any_process(serve: Callable[..., Serving]) -> None:
+    serving = serve()
+    for pid in (serving.process.pid, *serving.processes("triton")):
+        assert "torch" not in Path(f"/proc/{pid}/maps").read_text()
+
+
+def test_readers_that_go_away_do_not_stop_the_server(repository: Path) -> None:
+    """As in `tubelet serve | head -1`."""
+    with subprocess.Popen(
+        [TUBELET, "serve", "--json", "--repository", repository, *PORTS],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        ready = json.loads(process.stdout.readline())
+        process.stdout.close()
+        process.stderr.close()
+        with VideoClassifier(ready["grpc"]) as classifier:
+            with pytest.raises(TubeletError):
+                classifier.classify(b"not a video")
+            assert classifier.classify(canary_video()).labels
+        process.terminate()
+    assert process.returncode == 0
 
 
 def test_a_port_in_use_is_named(repository: Path) -> None:

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,14 +20,13 @@ def ended_pid() -> int:
 
 
 @pytest.fixture
-def regions(ended_pid: int) -> Iterator[dict[str, Path]]:
+def regions(ended_pid: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    monkeypatch.setattr(shm, "SHM", tmp_path)  # servers beside the test have regions of their own
     names = {"ours": f"{shm.region_prefix()}a", "stale": f"tubelet_{ended_pid}_b", "foreign": f"other_{ended_pid}_c"}
     paths = {key: shm.SHM / name for key, name in names.items()}
     for path in paths.values():
         path.touch()
-    yield paths
-    for path in paths.values():
-        path.unlink(missing_ok=True)
+    return paths
 
 
 def test_only_those_with_the_prefix_go(regions: dict[str, Path]) -> None:
@@ -37,7 +35,7 @@ def test_only_those_with_the_prefix_go(regions: dict[str, Path]) -> None:
 
 
 def test_stale_are_those_whose_supervisor_is_no_more(regions: dict[str, Path]) -> None:
-    assert shm.remove_stale_regions() >= 1
+    assert shm.remove_stale() >= 1
     assert [key for key, path in regions.items() if path.exists()] == ["ours", "foreign"]
     assert str(os.getpid()) in regions["ours"].name
 

@@ -65,7 +65,6 @@ def export_bundle(
     labels = read_labels(plan, recipe.parent)
     contract = contract_of(plan, model.sizes, labels)
     build = _build(
-        plan,
         model,
         Checkpoint(
             format=plan.checkpoint.format,
@@ -153,7 +152,7 @@ def _head(head: HeadRecipe, labels: tuple[str, ...]) -> Head:
     return Head(name=head.name, num_classes=len(labels), activation=head.activation, labels_sha256=digest)
 
 
-def _build(plan: Recipe, model: FactorisedEncoder, checkpoint: Checkpoint) -> Build:
+def _build(model: FactorisedEncoder, checkpoint: Checkpoint) -> Build:
     return Build(
         checkpoint=checkpoint,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),

@@ -17,7 +17,7 @@ def average_views(view_logits: Logits, contract: Contract) -> tuple[Logits, Logi
 
     Args:
         view_logits: ``[V, C]``.
-        contract: gives the aggregation and each head's activation.
+        contract: gives each head's classes and activation.
 
     Returns:
         LOGITS ``[C]`` and PROBABILITIES ``[C]``, the heads one after the other.
@@ -39,8 +39,8 @@ def _softmax(logits: Logits) -> Logits:
 
 
 def _sigmoid(logits: Logits) -> Logits:
-    ones: Logits = np.ones_like(logits)
-    probabilities: Logits = ones / (ones + np.exp(-logits))
+    half = np.float32(0.5)
+    probabilities: Logits = half + half * np.tanh(half * logits)  # the same number, and no overflow
     return probabilities
 
 

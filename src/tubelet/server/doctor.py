@@ -34,7 +34,7 @@ __all__ = [
 SHM_FOLDER = Path("/dev/shm")
 MIN_SHM_BYTES = 256 * 1024 * 1024
 DEFAULT_PORTS = {"HTTP": 8000, "gRPC": 8001, "metrics": 8002}
-SUPPORTED_PYTHONS = ((3, 11), (3, 12), (3, 13))
+SUPPORTED_PYTHONS = ((3, 11), (3, 12))
 _MIB = 1024 * 1024
 
 
@@ -138,7 +138,7 @@ def judge_port(name: str, port: int, *, is_free: bool) -> Finding:
     )
 
 
-_SERVING_MODULES = {"av": "av", "cv2": "opencv-python-headless", "onnxruntime": "onnxruntime"}
+_SERVING_MODULES = {"av": "av", "onnxruntime": "onnxruntime"}
 
 
 def _find_triton() -> Finding:

@@ -23,7 +23,8 @@ class Probe:
 
     address: str
     http_port: int
-    metrics_port: int
+    metrics_port: int | None = None
+    """Needed for `progress` only."""
 
     def is_ready(self) -> bool:
         """Whether Triton itself says that it is ready; it says so with dead backends, too."""
@@ -86,9 +87,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
     parser.add_argument("--http-port", type=int, default=8000)
-    parser.add_argument("--metrics-port", type=int, default=8002)
     arguments = parser.parse_args()
-    probe = Probe("127.0.0.1", arguments.http_port, arguments.metrics_port)
+    probe = Probe("127.0.0.1", arguments.http_port)
     models = RepositoryIndex.load(arguments.repository).models
     return int(any(probe.canary(model.name, timeout_s=10.0) == "ill" for model in models))
 

@@ -67,7 +67,10 @@ class TritonProcess:
         return pids
 
     def terminate(self, *, grace_s: float) -> None:
-        """Lets requests in flight finish, at the most for ``grace_s``; then ends the whole group."""
+        """Lets every step finish what it runs, at the most for ``grace_s``; then ends the whole group.
+
+        Triton refuses the next step of an ensemble at once, so most requests in flight fail with ``backend_lost``.
+        """
         self._process.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=grace_s)
@@ -85,7 +88,8 @@ class TritonProcess:
         for line in self._process.stdout:
             if not any(noise in line for noise in _NOISE):
                 self._log.append(line.rstrip("\n"))
-                sys.stderr.write(line)
+                with suppress(OSError):  # nobody reads any more; a log that is not emptied would stop the server
+                    sys.stderr.write(line)
 
 
 def open_pidfd(pid: int) -> int | None:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 from tubelet.spec.errors import MachineError
 
-__all__ = ["check_free", "region_prefix", "remove_regions", "remove_stale_regions"]
+__all__ = ["MIN_FREE_BYTES", "check_free", "region_prefix", "remove_regions", "remove_stale"]
 
 SHM = Path("/dev/shm")
 
-_REGION = re.compile(r"tubelet_(?P<pid>\d+)_")
+MIN_FREE_BYTES = 256 << 20
+"""Below this nothing is served: regions grow with the videos, and a container's 64 MiB have never been enough."""
+
+_OURS = re.compile(r"tubelet_(?P<pid>\d+)_")
 
 
 def region_prefix() -> str:
-    """The prefix of this process's regions; the process id in it tells later which are stale."""
+    """The prefix of this process's regions and folders; the process id in it tells later which are stale."""
     return f"tubelet_{os.getpid()}_"
 
 
@@ -29,13 +33,20 @@ def remove_regions(prefix: str) -> int:
     return len(regions)
 
 
-def remove_stale_regions() -> int:
-    """Removes the regions of supervisors that are no more; returns how many there were."""
+def remove_stale() -> int:
+    """Removes regions and temporary folders of supervisors that are no more; returns how many there were.
+
+    A process id is believed to mean the same process everywhere: servers in several containers must not share
+    ``/dev/shm``.
+    """
     removed = 0
-    for region in SHM.glob("tubelet_*"):
-        found = _REGION.match(region.name)
+    for path in (*SHM.glob("tubelet_*"), *Path(tempfile.gettempdir()).glob("tubelet_*")):
+        found = _OURS.match(path.name)
         if found and not Path("/proc", found["pid"]).exists():
-            region.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
             removed += 1
     return removed
 
@@ -47,6 +58,7 @@ def check_free(needed_bytes: int) -> None:
         MachineError: ``missing``; says how much is needed, and how a container gets it.
     """
     free = shutil.disk_usage(SHM).free
+    needed_bytes = max(needed_bytes, MIN_FREE_BYTES)
     if free < needed_bytes:
         raise MachineError(
             "missing",

@@ -40,8 +40,11 @@ STOP_GRACE_S = 35.0
 MAX_RESTARTS, RESTART_WINDOW_S = 5, 60.0
 """More restarts than this within the window: it will not get better by itself."""
 
+PROCESSES_PER_MODEL = 8
+"""Python backends of a model, and some growth of their shared memory."""
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = ("127.0.0.1", "localhost")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +68,7 @@ def serve(options: ServeOptions) -> int:
     """Serves a repository until a signal comes or the command has ended.
 
     Returns:
-        The exit code: the command's, or 0 after SIGINT and SIGTERM.
+        The exit code: the command's when it ends by itself, 0 after a signal.
 
     Raises:
         MachineError: no tritonserver, too little shared memory, a port in use, or a server that does not start.
@@ -87,9 +90,9 @@ class Supervisor:
         self._probe = Probe(options.address, self._ports.http, self._ports.metrics)
         self._prefix = shm.region_prefix()
         self._admin_key = secrets.token_urlsafe(32)
-        shm.remove_stale_regions()
-        shm.check_free(sum(model.shm_bytes for model in self._index.models) * 8)
-        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tubelet-")))
+        shm.remove_stale()
+        shm.check_free(sum(model.shm_bytes for model in self._index.models) * PROCESSES_PER_MODEL)
+        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=self._prefix)))
         self._backends = self._triton.assemble_backends(self._folder)
         self._selector = stack.enter_context(selectors.DefaultSelector())
         self._wakeups, self._waker = socket.socketpair()
@@ -164,10 +167,25 @@ class Supervisor:
         for pid in self._process.stub_pids():
             self._watch_process(pid, "a Python backend")
         for model in self._index.models:
-            if self._probe.canary(model.name, timeout_s=START_TIMEOUT_S) != "well":
-                raise MachineError("start_failed", f"{model.name} does not answer:\n{self._process.last_words}")
+            if not self._first_answer(model.name, by=started + START_TIMEOUT_S):
+                return False
         self._serving = self._process
         self._announce_ready(time.monotonic() - started)
+        return True
+
+    def _first_answer(self, model: str, *, by: float) -> bool:
+        """Waits for a model's first answer; False when a signal came meanwhile.
+
+        Raises:
+            MachineError: ``start_failed``: the model fails, or has given no answer by then.
+        """
+        while (health := self._probe.canary(model, timeout_s=2.0)) == "busy" and time.monotonic() < by:
+            happened = {key.data for key, _ in self._selector.select(timeout=0)}
+            if "wakeup" in happened and self._read_wakeup():
+                self._stop()
+                return False
+        if health != "well" and self._process is not None:
+            raise MachineError("start_failed", f"{model} does not answer:\n{self._process.last_words}")
         return True
 
     def _restart(self, lost: str) -> bool:
@@ -274,7 +292,10 @@ class Supervisor:
         """Tells what happened: on standard output, or, where that belongs to the command, on standard error."""
         stream = sys.stderr if self._options.command else sys.stdout
         line = json.dumps({"event": event, **facts}) if self._options.json_events else f"tubelet: {text}"
-        print(line, file=stream, flush=True)
+        try:
+            print(line, file=stream, flush=True)
+        except OSError:  # nobody reads any more; that is no reason to stop serving
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _check_address(options: ServeOptions, triton: Triton) -> None:

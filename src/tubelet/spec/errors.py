@@ -48,7 +48,7 @@ class TubeletError(Exception):
 
     Args:
         code: one of the class's ``codes``.
-        message: what was expected, what came, what to do; one line.
+        message: what was expected, what came, what to do.
     """
 
     codes: ClassVar[tuple[str, ...]] = ()

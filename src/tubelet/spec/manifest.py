@@ -18,7 +18,6 @@ from tubelet.spec.strict import decode, digest, encode
 
 __all__ = [
     "MANIFEST_FILE",
-    "SCHEMA_VERSION",
     "Budget",
     "Build",
     "Checkpoint",
@@ -33,7 +32,6 @@ __all__ = [
     "Sampler",
 ]
 
-SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 
 

@@ -54,13 +54,12 @@ class TritonPythonModel(Step):
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Triton's entry: ``requests`` are those that the dynamic batcher put together."""
-        jobs = [self._job(request) for request in requests]
+        jobs = [self._job(read_inputs(request)) for request in requests]
         while chunk := _next_chunk(jobs):
             self._encode(chunk)
         return [self.answer(job.outputs) for job in jobs]
 
-    def _job(self, request: Any) -> _Job:
-        inputs = read_inputs(request)
+    def _job(self, inputs: Arrays) -> _Job:
         units = inputs["UNITS"]
         features = np.empty((len(units), self.contract.geometry.feature_dim), np.float32)
         return _Job(units, float(inputs["UNIT_DEADLINES"][0, 0]), features)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from tubelet.engines import Engine
 from tubelet.server.steps.base import Arrays, SingleStep
+from tubelet.spec.errors import InvalidRequestError
 
 __all__ = ["TritonPythonModel"]
 
@@ -21,4 +22,8 @@ class TritonPythonModel(SingleStep):
         self.engine = self.open_graph("temporal.onnx", threads=1)
 
     def run(self, inputs: Arrays, parameters: Mapping[str, object]) -> Arrays:
+        num_units = len(inputs["FEATURES"]) // max(1, len(inputs["CROPS"]))
+        clip_units = inputs["CLIP_UNITS"]
+        if not clip_units.size or clip_units.min() < 0 or clip_units.max() >= num_units:
+            raise InvalidRequestError("bad_input", f"CLIP_UNITS must name units from 0 to {num_units - 1}")
         return self.engine.run(inputs)
