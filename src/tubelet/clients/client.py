@@ -199,11 +199,14 @@ class VideoClassifier:
         if not isinstance(video, bytes):
             path = video
             try:
+                if path.exists() and not path.is_file():  # a pipe could keep us waiting for ever
+                    raise InvalidRequestError("bad_input", f"{path} is no regular file")
                 with path.open("rb") as file:
                     # One byte more than allowed tells, whatever kind of file it is, and reads no more than that.
                     video = file.read(allowed + 1)
-            except OSError as exc:
-                raise InvalidRequestError("bad_input", f"cannot read the file {path}: {exc.strerror or exc}") from exc
+            except (OSError, ValueError) as exc:  # ValueError: a name with a null byte
+                reason = getattr(exc, "strerror", None) or exc
+                raise InvalidRequestError("bad_input", f"cannot read the file {path}: {reason}") from exc
             size = f"more than {allowed}" if len(video) > allowed else str(len(video))
         else:
             size = str(len(video))

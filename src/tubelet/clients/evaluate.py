@@ -167,7 +167,7 @@ def resolve_label(label: str, names: Mapping[str, int], num_classes: int) -> int
     """
     if label in names:
         return names[label]
-    if label.isascii() and label.isdigit() and int(label) < num_classes:
+    if label.isascii() and label.isdigit() and len(label) < 10 and int(label) < num_classes:
         return int(label)
     raise InvalidRequestError(
         "bad_input", f"label {label!r} is neither a class's name nor an index below {num_classes}"

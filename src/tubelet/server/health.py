@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import http.client
 import sys
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from tubelet.preprocess.canary import canary_video
-from tubelet.spec.repository import RepositoryIndex
+from tubelet.spec.repository import RepositoryIndex, ServedModel
 
-__all__ = ["Health", "Probe"]
+__all__ = ["Health", "Patient", "Probe"]
+
+CANARY_TIMEOUT_S = 10.0
 
 Health = Literal["well", "busy", "ill"]
 
@@ -51,12 +54,12 @@ class Probe:
             return "well"
         return "busy" if b"maximum queue size" in body or b"timeout expired" in body else "ill"
 
-    def progress(self, model: str) -> float:
-        """A number that grows while a model gets work done: requests answered, units encoded."""
+    def progress(self, model: str) -> float | None:
+        """A number that grows while a model gets work done: requests answered, units encoded; None: no word of it."""
         try:
             _, body = self._request("GET", "/metrics", port=self.metrics_port, timeout_s=5.0)
         except OSError:
-            return 0.0
+            return None
         signs = (f'nv_inference_request_success{{model="{model}",', f'tubelet_units_encoded_total{{model="{model}"')
         lines = (line for line in body.decode().splitlines() if line.startswith(signs))
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
@@ -82,6 +85,26 @@ class Probe:
             connection.close()
 
 
+@dataclass(slots=True)
+class Patient:
+    """A model under observation: tells one that works hard from one that is stuck."""
+
+    probe: Probe
+    model: ServedModel
+    progress: float = 0.0
+    moved_at: float = field(default_factory=time.monotonic)
+
+    def is_ill(self) -> bool:
+        """Sends a canary; True when it fails, or is late while nothing else gets done either."""
+        health = self.probe.canary(self.model.name, timeout_s=CANARY_TIMEOUT_S)
+        progress, now = self.probe.progress(self.model.name), time.monotonic()
+        if health == "well" or (progress is not None and progress != self.progress):
+            self.progress, self.moved_at = progress or 0.0, now
+        # A busy server still tells its metrics.
+        is_stuck = progress is None or now - self.moved_at > self.model.max_silence_s
+        return health == "ill" or (health == "busy" and is_stuck)
+
+
 def main() -> int:
     """Container health check: sends the canary through every model of the repository on this machine."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -90,7 +113,7 @@ def main() -> int:
     arguments = parser.parse_args()
     probe = Probe("127.0.0.1", arguments.http_port)
     models = RepositoryIndex.load(arguments.repository).models
-    return int(any(probe.canary(model.name, timeout_s=10.0) == "ill" for model in models))
+    return int(any(probe.canary(model.name, timeout_s=CANARY_TIMEOUT_S) == "ill" for model in models))
 
 
 if __name__ == "__main__":

@@ -81,6 +81,9 @@ class TritonProcess:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+        self._reader.join(timeout=2.0)
+        if self._process.stdout is not None and not self._reader.is_alive():
+            self._process.stdout.close()
 
     def _forward_log(self) -> None:
         if self._process.stdout is None:

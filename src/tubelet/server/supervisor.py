@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
+import select
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,14 +21,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tubelet.server import shm
-from tubelet.server.health import Probe
+from tubelet.server.health import Patient, Probe
 from tubelet.server.process import TritonProcess, open_pidfd
 from tubelet.server.triton import Ports, Triton, find_tritonserver, server_arguments
 from tubelet.spec.errors import MachineError
@@ -34,11 +36,12 @@ from tubelet.spec.repository import RepositoryIndex
 __all__ = ["ServeOptions", "serve"]
 
 CANARY_INTERVAL_S = 5.0
-CANARY_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 120.0
 STOP_GRACE_S = 35.0
-MAX_RESTARTS, RESTART_WINDOW_S = 5, 60.0
-"""More restarts than this within the window: it will not get better by itself."""
+MAX_FAILED_STARTS = 5
+"""Starts in a row that do not get ready: it will not get better by itself."""
+RESTART_WINDOW_S, MAX_PAUSE_S = 60.0, 30.0
+"""Restarts within the window lengthen the pause before the next one, up to the most."""
 
 PROCESSES_PER_MODEL = 8
 """Python backends of a model, and some growth of their shared memory."""
@@ -92,7 +95,11 @@ class Supervisor:
         self._admin_key = secrets.token_urlsafe(32)
         shm.remove_stale()
         shm.check_free(sum(model.shm_bytes for model in self._index.models) * PROCESSES_PER_MODEL)
-        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=self._prefix)))
+        _check_command(options.command)
+        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=self._prefix, dir=_plain_folder())))
+        # Triton starts its backends through a shell and does not quote: the repository gets a plain name.
+        self._repository = self._folder / "repository"
+        self._repository.symlink_to(options.repository.resolve())
         self._backends = self._triton.assemble_backends(self._folder)
         self._selector = stack.enter_context(selectors.DefaultSelector())
         self._wakeups, self._waker = socket.socketpair()
@@ -104,7 +111,7 @@ class Supervisor:
         self._process: TritonProcess | None = None
         self._serving: TritonProcess | None = None
         self._command: subprocess.Popen[bytes] | None = None
-        self._restarts: deque[float] = deque(maxlen=MAX_RESTARTS)
+        self._restarts: list[float] = []
         self._illness: str | None = None
         self._stopping = threading.Event()
         stack.callback(self._clean_up)
@@ -132,7 +139,8 @@ class Supervisor:
                 return self._stop()
             if "command" in happened and self._command is not None:
                 self._stop()
-                return self._command.wait()
+                code = self._command.wait()
+                return code if code >= 0 else 128 - code  # ended by a signal, as shells say it
             lost = next((data for data in happened if data in ("tritonserver", "a Python backend")), self._illness)
             if lost and not self._restart(lost):
                 return 0
@@ -146,7 +154,7 @@ class Supervisor:
         started = time.monotonic()
         arguments = server_arguments(
             self._triton,
-            repository=self._options.repository,
+            repository=self._repository,
             backends=self._backends,
             models=[name for model in self._index.models for name in (model.name, f"{model.name}_frames")],
             address=self._options.address,
@@ -189,19 +197,38 @@ class Supervisor:
         return True
 
     def _restart(self, lost: str) -> bool:
-        """Ends what is left of the server and starts another; False when a signal came meanwhile."""
-        while True:
+        """Ends what is left of the server and starts another; False when a signal came meanwhile.
+
+        A server that was once ready is brought back however often it is lost, after ever longer pauses.
+
+        Raises:
+            MachineError: ``start_failed``, as often as `MAX_FAILED_STARTS` in a row.
+        """
+        for attempt in range(1, MAX_FAILED_STARTS + 1):
             self._serving = self._illness = None
             self._emit("lost", f"lost {lost}; starting again", reason=lost)
-            now = time.monotonic()
-            if len(self._restarts) == MAX_RESTARTS and now - self._restarts[0] < RESTART_WINDOW_S:
-                raise MachineError("start_failed", f"lost {lost}, for the {MAX_RESTARTS + 1}th time within a minute")
-            self._restarts.append(now)
             self._end_process()
+            if not self._pause():
+                return False
             try:
                 return self._start()
             except MachineError as exc:
+                if attempt == MAX_FAILED_STARTS:
+                    raise
                 lost = f"the server while it started ({exc.message.splitlines()[0]})"
+        return False
+
+    def _pause(self) -> bool:
+        """Waits before a restart: not at all after a quiet minute, else longer each time; False on a signal."""
+        now = time.monotonic()
+        recent = [moment for moment in self._restarts if now - moment < RESTART_WINDOW_S]
+        self._restarts = [*recent, now]
+        pause_s = min(2.0 ** (len(recent) - 1), MAX_PAUSE_S) if recent else 0.0
+        readable, _, _ = select.select([self._wakeups], [], [], pause_s)
+        if readable and self._read_wakeup():
+            self._stop()
+            return False
+        return True
 
     def _stop(self) -> int:
         """Lets the server finish; a second signal while it does so ends it at once."""
@@ -218,20 +245,15 @@ class Supervisor:
         return 0
 
     def _watch_health(self) -> None:
-        """Sends canaries, in a thread of its own, until the supervisor stops."""
-        signs = {model.name: (0.0, time.monotonic()) for model in self._index.models}
+        """Looks after every model, in a thread of its own, until the supervisor stops."""
+        patients = [Patient(self._probe, model) for model in self._index.models]
         while not self._stopping.wait(CANARY_INTERVAL_S):
-            for model in self._index.models:
+            for patient in patients:
                 asked = self._serving
-                health = self._probe.canary(model.name, timeout_s=CANARY_TIMEOUT_S)
-                if asked is None or asked is not self._serving:
-                    continue  # the server went away meanwhile, and somebody else has seen it
-                progress, now = self._probe.progress(model.name), time.monotonic()
-                if health == "well" or progress != signs[model.name][0]:
-                    signs[model.name] = progress, now
-                is_stuck = health == "busy" and now - signs[model.name][1] > model.max_silence_s
-                if (health == "ill" or is_stuck) and self._illness is None:
-                    self._illness = f"the model {model.name}: its canary got no answer"
+                is_ill = patient.is_ill()
+                # A server that went away meanwhile has been seen to do so by somebody else.
+                if is_ill and asked is not None and asked is self._serving and self._illness is None:
+                    self._illness = f"the model {patient.model.name}: its canary got no answer"
                     self._wake()
 
     def _start_command(self) -> None:
@@ -298,6 +320,17 @@ class Supervisor:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def _check_command(command: tuple[str, ...]) -> None:
+    if command and shutil.which(command[0]) is None:
+        raise MachineError("missing", f"cannot run {command[0]!r}: there is no such command")
+
+
+def _plain_folder() -> str:
+    """A folder for temporary files whose name means nothing to a shell."""
+    folder = tempfile.gettempdir()
+    return folder if re.fullmatch(r"[\w./-]+", folder, re.ASCII) else "/tmp"
+
+
 def _check_address(options: ServeOptions, triton: Triton) -> None:
     if triton.is_wheel and options.address not in LOOPBACK and not options.expose_unpatched_triton:
         raise MachineError(
@@ -313,6 +346,9 @@ def _choose_ports(options: ServeOptions) -> Ports:
     Raises:
         MachineError: ``port_in_use``, naming it.
     """
+    wanted_ports = [port for port in (options.http_port, options.grpc_port, options.metrics_port) if port]
+    if len(set(wanted_ports)) < len(wanted_ports):
+        raise MachineError("port_in_use", f"HTTP, gRPC and metrics need a port each, got {wanted_ports}")
     chosen = []
     with ExitStack() as stack:
         for wanted in (options.http_port, options.grpc_port, options.metrics_port):

@@ -54,7 +54,7 @@ class Triton:
     def environment(self, base: Mapping[str, str]) -> dict[str, str]:
         """Environment of the server: its libraries, and this interpreter as the first ``python3``."""
         environment = dict(base)
-        environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), base.get("PATH", os.defpath)])
+        environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), base.get("PATH") or os.defpath])
         folders = [str(folder) for folder in self.library_folders]
         if inherited := base.get("LD_LIBRARY_PATH"):
             folders.append(inherited)

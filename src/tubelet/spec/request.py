@@ -41,7 +41,7 @@ class Request:
         if unknown := sorted(set(parameters) - set(PARAMETERS)):
             raise InvalidRequestError(
                 "bad_parameter",
-                f"unknown parameter {', '.join(map(repr, unknown))}; there are {', '.join(PARAMETERS)}",
+                f"unknown parameter {', '.join(map(_shown, unknown[:5]))}; there are {', '.join(PARAMETERS)}",
             )
         start_s = _number(parameters, "start_s", 0.0)
         end_s = _number(parameters, "end_s", math.inf)
@@ -64,7 +64,7 @@ def _protocol(parameters: Mapping[str, object], contract: Contract, limits: Limi
     name = parameters.get("protocol", contract.default_protocol)
     if name not in contract.protocols:
         allowed = ", ".join(contract.protocols)
-        raise InvalidRequestError("bad_parameter", f"{contract.name} has no protocol {name!r}; it has {allowed}")
+        raise InvalidRequestError("bad_parameter", f"{contract.name} has no protocol {_shown(name)}; it has {allowed}")
     protocol = Protocol.parse(str(name))
     if protocol.num_views > limits.max_views:
         raise LimitError(
@@ -83,5 +83,11 @@ def _number(parameters: Mapping[str, object], name: str, default: float) -> floa
         if math.isnan(number) or (math.isinf(number) and value is not default):
             raise ValueError
     except ValueError as exc:
-        raise InvalidRequestError("bad_parameter", f"{name} must be a number, got {value!r}") from exc
+        raise InvalidRequestError("bad_parameter", f"{name} must be a number, got {_shown(value)}") from exc
     return number
+
+
+def _shown(value: object) -> str:
+    """What came, short enough for a message."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -28,6 +28,7 @@ class TritonPythonModel(SingleStep):
     def run(self, inputs: Arrays, parameters: Mapping[str, object]) -> Arrays:
         check_deadline(float(inputs["DEADLINE"][0]))
         view_logits = inputs["VIEW_LOGITS"]
+        self.check_views(len(view_logits))
         logits, probabilities = average_views(view_logits, self.contract)
         report = json.loads(inputs["SAMPLE_REPORT"][0])
         encoder_started, encoder_ended = inputs["ENCODED_AT"][0]

@@ -75,6 +75,18 @@ class Step(ABC):
     def open(self) -> None:  # noqa: B027  most steps have nothing to open
         """Loads what the step needs beyond its contract."""
 
+    def check_views(self, num_views: int) -> None:
+        """Holds the limit on views for a step that was called without the sample step.
+
+        Raises:
+            LimitError: ``too_many_views``.
+            InvalidRequestError: ``bad_input``: there is none.
+        """
+        if num_views > self.limits.max_views:
+            raise LimitError("too_many_views", f"{num_views} views came, max_views is {self.limits.max_views}")
+        if num_views == 0:
+            raise InvalidRequestError("bad_input", "at least one view is expected, got none")
+
     @abstractmethod
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Triton's entry: one answer for each request; a request that fails does so alone."""

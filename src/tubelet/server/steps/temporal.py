@@ -22,6 +22,7 @@ class TritonPythonModel(SingleStep):
         self.engine = self.open_graph("temporal.onnx", threads=1)
 
     def run(self, inputs: Arrays, parameters: Mapping[str, object]) -> Arrays:
+        self.check_views(len(inputs["CLIP_UNITS"]) * len(inputs["CROPS"]))
         num_units = len(inputs["FEATURES"]) // max(1, len(inputs["CROPS"]))
         clip_units = inputs["CLIP_UNITS"]
         if not clip_units.size or clip_units.min() < 0 or clip_units.max() >= num_units:
