@@ -44,6 +44,8 @@ from tubelet.spec.request import Request
 
 pytestmark = pytest.mark.needs_triton
 
+MANY = "too_many_views"
+
 
 @pytest.fixture(scope="module")
 def video(clips: Path) -> bytes:
@@ -242,6 +244,31 @@ def test_metrics_of_our_own(classifier: VideoClassifier, server: Serving, video:
     for name in ("decode_seconds", "frames_decoded", "units_encoded", "videos"):
         lines = [line for line in text.splitlines() if line.startswith(f'tubelet_{name}_total{{model="motion"}}')]
         assert float(lines[0].split()[-1]) > 0
+
+
+@pytest.mark.parametrize(
+    ("step", "tensors", "code"),
+    [
+        ("units", {"FRAMES": (2, 60, 60, 3), "UNIT_FRAMES": (5000, 4), "CROPS": (1, 2), "DEADLINE": (1,)}, MANY),
+        ("units", {"FRAMES": (2, 20, 60, 3), "UNIT_FRAMES": (1, 4), "CROPS": (1, 2), "DEADLINE": (1,)}, "bad_input"),
+        ("temporal", {"FEATURES": (12, 96), "CLIP_UNITS": (20_000, 4), "CROPS": (3, 2)}, MANY),
+        ("temporal", {"FEATURES": (0, 96), "CLIP_UNITS": (1, 4), "CROPS": (3, 2)}, "bad_input"),
+    ],
+)
+def test_inner_steps_hold_the_limits_too(
+    server: Serving, step: str, tensors: dict[str, tuple[int, ...]], code: str
+) -> None:
+    types = {"FRAMES": ("UINT8", np.uint8), "FEATURES": ("FP32", np.float32), "DEADLINE": ("FP64", np.float64)}
+    inputs = []
+    for name, shape in tensors.items():
+        datatype, dtype = types.get(name, ("INT32", np.int32))
+        inputs.append(tritonclient.grpc.InferInput(name, list(shape), datatype))
+        inputs[-1].set_data_from_numpy(np.zeros(shape, dtype))
+    with (
+        tritonclient.grpc.InferenceServerClient(server.ready["grpc"]) as client,
+        pytest.raises(tritonclient.utils.InferenceServerException, match=f"^.StatusCode.INVALID_ARGUMENT. {code}: "),
+    ):
+        client.infer(f"motion_{step}", inputs)
 
 
 def test_administration_needs_the_key(server: Serving) -> None:

@@ -14,6 +14,7 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
+import tritonclient.grpc
 from real_server import TUBELET, Serving
 
 from tubelet.clients import Classification, VideoClassifier
@@ -78,6 +79,56 @@ def test_killed_under_load_comes_back_by_itself(serve: Callable[..., Serving], v
     assert len(serving.processes("triton_python_backend_stub")) == len(STUBS) + 1  # two sample instances
     assert serving.stop() == 0
     assert serving.regions() == []
+
+
+def test_it_comes_back_however_often(serve: Callable[..., Serving]) -> None:
+    serving = serve()
+    for _ in range(3):
+        os.kill(serving.processes("bin/tritonserver")[0], signal.SIGKILL)
+        serving.wait_for("lost")
+        serving.wait_for("ready")
+    with serving.classifier() as classifier:
+        assert classifier.classify(canary_video()).labels
+
+
+def test_a_request_that_crashes_triton_does_not_end_the_service(serve: Callable[..., Serving]) -> None:
+    """Triton 2.51 dies of the classification extension on a BYTES output."""
+    serving = serve()
+    with serving.classifier() as classifier:
+        tensor = tritonclient.grpc.InferInput("VIDEO", [1], "BYTES")
+        tensor.set_data_from_numpy(np.array([canary_video()], dtype=np.object_))
+        wanted = tritonclient.grpc.InferRequestedOutput("REPORT", class_count=2)
+        with (
+            tritonclient.grpc.InferenceServerClient(serving.ready["grpc"]) as client,
+            pytest.raises(tritonclient.utils.InferenceServerException),
+        ):
+            client.infer("motion", [tensor], outputs=[wanted])
+        serving.wait_for("lost")
+        serving.wait_for("ready")
+        assert classifier.classify(canary_video()).labels
+
+
+def test_a_stopped_tritonserver_is_found(serve: Callable[..., Serving]) -> None:
+    serving = serve()
+    os.kill(serving.processes("bin/tritonserver")[0], signal.SIGSTOP)
+    serving.wait_for("lost")
+    serving.wait_for("ready")
+
+
+def test_a_repository_may_have_any_name(repository: Path, tmp_path: Path, serve: Callable[..., Serving]) -> None:
+    """Triton hands paths to a shell, unquoted."""
+    odd = tmp_path / "two words; $HOME ü"
+    odd.symlink_to(repository)
+    with serve(odd).classifier() as classifier:
+        assert classifier.classify(canary_video()).labels
+
+
+def test_a_command_that_does_not_exist_is_said_before_anything_starts(repository: Path) -> None:
+    done = subprocess.run(
+        [TUBELET, "serve", "--repository", repository, *PORTS, "--", "no-such-command"], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "missing: cannot run 'no-such-command'" in done.stderr
 
 
 def test_every_backend_has_worked_before_the_first_request(serve: Callable[..., Serving]) -> None:
