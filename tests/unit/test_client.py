@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -106,7 +107,7 @@ def test_a_file_is_read_and_its_size_checked_before_it_is_sent(triton: ScriptedT
     exceeds.write_bytes(LEFT + b" ")
     with VideoClassifier(triton.url) as classifier:
         assert classifier.classify(fits).labels[0].name == "left"
-        for video in (exceeds, exceeds.read_bytes(), Path("/dev/zero")):
+        for video in (exceeds, exceeds.read_bytes()):
             with pytest.raises(LimitError, match=f"too_large: max_video_bytes is {len(LEFT)}"):
                 classifier.classify(video)
     assert len(triton.requests) == 1
@@ -114,9 +115,20 @@ def test_a_file_is_read_and_its_size_checked_before_it_is_sent(triton: ScriptedT
 
 def test_a_file_that_cannot_be_read_is_a_bad_input(triton: ScriptedTriton, tmp_path: Path) -> None:
     with VideoClassifier(triton.url) as classifier:
-        for video in (tmp_path / "absent.mp4", tmp_path):
+        for video in (tmp_path / "absent.mp4", tmp_path / "null\0byte.mp4"):
             with pytest.raises(InvalidRequestError, match="bad_input: cannot read the file"):
                 classifier.classify(video)
+
+
+def test_pipes_devices_and_folders_are_never_opened(triton: ScriptedTriton, tmp_path: Path) -> None:
+    """A pipe that nobody writes to would keep its reader waiting for ever."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with VideoClassifier(triton.url) as classifier:
+        for video in (pipe, Path("/dev/zero"), tmp_path):
+            with pytest.raises(InvalidRequestError, match="is no regular file"):
+                classifier.classify(video)
+    assert triton.requests == []
 
 
 def test_another_digest_than_expected_is_refused_before_any_video(triton: ScriptedTriton) -> None:
