@@ -9,7 +9,6 @@ import sys
 import pytest
 
 from tubelet.server.doctor import (
-    MIN_SHM_BYTES,
     Finding,
     examine,
     is_able_to_serve,
@@ -19,6 +18,7 @@ from tubelet.server.doctor import (
     judge_python,
     judge_shared_memory,
 )
+from tubelet.server.shm import MIN_FREE_BYTES
 
 
 def test_this_machine_is_examined_without_an_error() -> None:
@@ -59,7 +59,9 @@ def test_only_numpy_1_will_do(version: str | None, ok: bool) -> None:
     assert judge_numpy(version).ok is ok
 
 
-@pytest.mark.parametrize(("free", "ok"), [(MIN_SHM_BYTES, True), (MIN_SHM_BYTES - 1, False), (0, False), (None, False)])
+@pytest.mark.parametrize(
+    ("free", "ok"), [(MIN_FREE_BYTES, True), (MIN_FREE_BYTES - 1, False), (0, False), (None, False)]
+)
 def test_shared_memory_must_be_large_enough(free: int | None, ok: bool) -> None:
     assert judge_shared_memory(free).ok is ok
 

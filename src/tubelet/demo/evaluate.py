@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import numpy as np
 import torch
 
@@ -93,20 +92,3 @@ def _logits(video: bytes, request: Request, contract: Contract, model: Factorise
 
 def _agreement(wanted: Sequence[str], found: Sequence[str]) -> float:
     return sum(one == other for one, other in zip(wanted, found, strict=True)) / len(wanted)
-
-
-@click.command()
-@click.argument("table", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--recipe", type=click.Path(exists=True, path_type=Path), default="export/recipes/motion.toml")
-@click.option("--protocol", help="How a video becomes views. [default: the recipe's]")
-def main(table: Path, recipe: Path, protocol: str | None) -> None:
-    """Print the top-1 of a recipe's checkpoint on TABLE, computed by torch."""
-    found = evaluate_in_torch(table, recipe=recipe, protocol=protocol)
-    for label, share in found.top1_by_label().items():
-        click.echo(f"  {label:18} {100 * share:6.2f} %")
-    num_right = sum(one == other for one, other in zip(found.wanted, found.found, strict=True))
-    click.echo(f"torch: top-1 {100 * found.top1:.2f} %, {num_right} of {len(found.wanted)}")
-
-
-if __name__ == "__main__":
-    main()

@@ -22,13 +22,13 @@ from torch.nn import functional
 from tubelet.checkpoints.scenic import write_checkpoint
 from tubelet.demo.clips import write_clips
 from tubelet.demo.dataset import Example, draw_batch, load_examples
-from tubelet.demo.evaluate import TorchEvaluation, evaluate_in_torch, evaluate_model
+from tubelet.demo.evaluate import TorchEvaluation, evaluate_model
 from tubelet.demo.initialise import initialise
 from tubelet.demo.motion import LABELS
 from tubelet.models.vivit import FactorisedEncoder, FactorisedEncoderSizes
 from tubelet.spec.recipe import Recipe
 
-__all__ = ["EVALUATION_CLIPS", "EVALUATION_SEED", "Schedule", "evaluate_in_torch", "motion_sizes", "train"]
+__all__ = ["EVALUATION_CLIPS", "EVALUATION_SEED", "Schedule", "motion_sizes", "train"]
 
 EVALUATION_SEED, EVALUATION_CLIPS = 1, 800
 TRAIN_SEED = 0

@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tubelet.server.shm import MIN_FREE_BYTES, SHM
 from tubelet.spec.errors import MachineError
 from tubelet.spec.strict import encode
 
@@ -31,8 +32,6 @@ __all__ = [
     "judge_shared_memory",
 ]
 
-SHM_FOLDER = Path("/dev/shm")
-MIN_SHM_BYTES = 256 * 1024 * 1024
 DEFAULT_PORTS = {"HTTP": 8000, "gRPC": 8001, "metrics": 8002}
 SUPPORTED_PYTHONS = ((3, 11), (3, 12))
 _MIB = 1024 * 1024
@@ -64,7 +63,7 @@ def examine() -> tuple[Finding, ...]:
         judge_numpy(_version("numpy")),
         *(_find_module(module, package) for module, package in _SERVING_MODULES.items()),
         *(_find_package(package) for package in ("torch", "onnx")),
-        judge_shared_memory(_free_bytes(SHM_FOLDER)),
+        judge_shared_memory(_free_bytes(SHM)),
         judge_cpu(_cpu_flags(), os.sched_getaffinity(0)),
         _find_gpu(),
         _find_tensorrt(),
@@ -104,13 +103,13 @@ def judge_numpy(found: str | None) -> Finding:
 
 def judge_shared_memory(free_bytes: int | None) -> Finding:
     """Judges the free bytes of /dev/shm, through which tensors reach the steps; None: there is none."""
-    ok = free_bytes is not None and free_bytes >= MIN_SHM_BYTES
+    ok = free_bytes is not None and free_bytes >= MIN_FREE_BYTES
     return Finding(
         name="shared memory",
         ok=ok,
         is_needed=True,
-        detail=f"no {SHM_FOLDER}" if free_bytes is None else f"{free_bytes // _MIB} MiB free in {SHM_FOLDER}",
-        remedy="" if ok else f"at least {MIN_SHM_BYTES // _MIB} MiB: docker run --shm-size=1g, or remount {SHM_FOLDER}",
+        detail=f"no {SHM}" if free_bytes is None else f"{free_bytes // _MIB} MiB free in {SHM}",
+        remedy="" if ok else f"at least {MIN_FREE_BYTES // _MIB} MiB: docker run --shm-size=1g, or remount {SHM}",
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tubelet.spec.errors import MachineError
 
-__all__ = ["MIN_FREE_BYTES", "check_free", "region_prefix", "remove_regions", "remove_stale"]
+__all__ = ["MIN_FREE_BYTES", "check_free", "region_prefix", "remove_regions", "remove_stale", "temporary_folder"]
 
 SHM = Path("/dev/shm")
 
@@ -23,6 +23,12 @@ _OURS = re.compile(r"tubelet_(?P<pid>\d+)_")
 def region_prefix() -> str:
     """The prefix of this process's regions and folders; the process id in it tells later which are stale."""
     return f"tubelet_{os.getpid()}_"
+
+
+def temporary_folder() -> Path:
+    """Where supervisors keep their files: a folder whose name means nothing to a shell, for Triton does not quote."""
+    folder = tempfile.gettempdir()
+    return Path(folder if re.fullmatch(r"[\w./-]+", folder, re.ASCII) else "/tmp")
 
 
 def remove_regions(prefix: str) -> int:
@@ -40,7 +46,7 @@ def remove_stale() -> int:
     ``/dev/shm``.
     """
     removed = 0
-    for path in (*SHM.glob("tubelet_*"), *Path(tempfile.gettempdir()).glob("tubelet_*")):
+    for path in (*SHM.glob("tubelet_*"), *temporary_folder().glob("tubelet_*")):
         found = _OURS.match(path.name)
         if found and not Path("/proc", found["pid"]).exists():
             if path.is_dir():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import select
 import selectors
@@ -96,7 +95,8 @@ class Supervisor:
         shm.remove_stale()
         shm.check_free(sum(model.shm_bytes for model in self._index.models) * PROCESSES_PER_MODEL)
         _check_command(options.command)
-        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=self._prefix, dir=_plain_folder())))
+        folder = tempfile.TemporaryDirectory(prefix=self._prefix, dir=shm.temporary_folder())
+        self._folder = Path(stack.enter_context(folder))
         # Triton starts its backends through a shell and does not quote: the repository gets a plain name.
         self._repository = self._folder / "repository"
         self._repository.symlink_to(options.repository.resolve())
@@ -323,12 +323,6 @@ class Supervisor:
 def _check_command(command: tuple[str, ...]) -> None:
     if command and shutil.which(command[0]) is None:
         raise MachineError("missing", f"cannot run {command[0]!r}: there is no such command")
-
-
-def _plain_folder() -> str:
-    """A folder for temporary files whose name means nothing to a shell."""
-    folder = tempfile.gettempdir()
-    return folder if re.fullmatch(r"[\w./-]+", folder, re.ASCII) else "/tmp"
 
 
 def _check_address(options: ServeOptions, triton: Triton) -> None:
