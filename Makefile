@@ -4,6 +4,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 VIDEO  ?=
 
+# The demo models, one of each family.
+MODELS := motion motion_vtn motion_vidtr motion_cvidtr
+
 .PHONY: help venv demo demo-model repository accuracy bench test check format clean
 help:
 	@echo "make demo [VIDEO=path]   install, export, serve, classify, stop"
@@ -22,14 +25,15 @@ $(VENV)/ready: pyproject.toml constraints.txt
 
 # Each line is a command that you can type yourself.
 demo: repository build/clips/labels.csv
-	$(BIN)/tubelet serve --http-port 0 --grpc-port 0 --metrics-port 0 -- \
-	  $(BIN)/tubelet classify build/clips/00000_*.mp4 build/clips/00005_*.mp4 $(if $(VIDEO),"$(VIDEO)")
+	$(BIN)/tubelet serve --http-port 0 --grpc-port 0 --metrics-port 0 -- sh -e -c 'for model in $(MODELS); do \
+	  $(BIN)/tubelet classify --model $$model --top 3 build/clips/00000_*.mp4 build/clips/00005_*.mp4 $(if $(VIDEO),"$(VIDEO)"); done'
 
-repository: bundles/motion/manifest.json
-	$(BIN)/tubelet repository bundles/motion --target cpu --out model_repository
+repository: $(MODELS:%=bundles/%/manifest.json)
+	$(BIN)/tubelet repository $(MODELS:%=bundles/%) --ensemble motion_together=motion_vidtr+motion_vtn --target cpu --out model_repository
 
-bundles/motion/manifest.json: $(VENV)/ready export/recipes/motion.toml export/checkpoints/motion.msgpack
-	$(BIN)/tubelet export export/recipes/motion.toml --out bundles/motion
+.SECONDEXPANSION:
+bundles/%/manifest.json: $(VENV)/ready export/recipes/%.toml $$(wildcard export/checkpoints/$$*.*)
+	$(BIN)/tubelet export export/recipes/$*.toml --out bundles/$*
 
 build/clips/labels.csv: $(VENV)/ready
 	$(BIN)/python -m tubelet.demo.clips --split evaluation --seed 3 --count 8 --out build/clips

@@ -15,7 +15,8 @@ from av.video.stream import VideoStream
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
-from tubelet.spec.manifest import Contract, Crop, Geometry, Head, Normalisation, Resize, Sampler
+from tubelet.spec.manifest import Contract, Crop, FullVideo, Geometry, Head, Normalisation, Resize, Sampler
+from tubelet.spec.network import VivitNetwork, VtnNetwork
 
 # No test measures time, and the machine may be busy.
 # The same examples everywhere, and no judgement on a machine that is busy.
@@ -153,22 +154,26 @@ def small_contract(
     return Contract(
         schema_version=1,
         name="small",
-        family="vivit",
-        variant="factorised_encoder",
-        geometry=Geometry(
-            unit_frames=unit_frames,
-            patch_px=crop,
-            feature_dim=8,
-            encoder_layers=1,
-            encoder_heads=1,
-            temporal_layers=1,
-            temporal_heads=1,
+        network=VivitNetwork(
+            family="vivit",
+            variant="factorised_encoder",
+            classifier="token",
+            attention_order=None,
+            sampled_frames=None,
+            num_heads=None,
         ),
+        geometry=Geometry(unit_frames=unit_frames, feature_dim=8, positions=False, attention=False, any_length=False),
         sampler=Sampler(
             kind="scenic", num_frames=clip_frames, stride=stride, target_fps=target_fps, short_video="wrap"
         ),
+        full_video=None,
         resize=Resize(
-            kind="scenic", short_side_px=short_side, kernel="bilinear", antialias=False, on="uint8_truncated"
+            kind="scenic",
+            short_side_px=short_side,
+            short_side_three_crops_px=short_side,
+            kernel="bilinear",
+            antialias=False,
+            on="uint8_truncated",
         ),
         crop=Crop(kind="scenic", size_px=crop),
         normalisation=Normalisation(scale=2 / 255, mean=(1.0, 1.0, 1.0), std=(1.0, 1.0, 1.0)),
@@ -176,6 +181,7 @@ def small_contract(
         default_protocol="1x1",
         aggregation="mean_logits",
         heads=(Head(name="label", num_classes=2, activation="softmax", labels_sha256="0" * 64),),
+        product=None,
     )
 
 
@@ -183,6 +189,47 @@ def small_contract(
 def make_contract() -> Callable[..., Contract]:
     """`small_contract`."""
     return small_contract
+
+
+def small_vtn_contract(*, num_full: int = 250, span_s: float | None = 10.0) -> Contract:
+    """A contract of a VTN on small pictures, with the clips of the paper: 16 frames at stride 8 for 25 fps."""
+    return Contract(
+        schema_version=1,
+        name="small_vtn",
+        network=VtnNetwork(
+            family="vtn",
+            variant="vit",
+            backbone_heads=4,
+            temporal_heads=4,
+            attention_window=(4,),
+            positions="learned",
+            max_positions=None,
+        ),
+        geometry=Geometry(unit_frames=1, feature_dim=8, positions=True, attention=True, any_length=True),
+        sampler=Sampler(kind="pyslowfast", num_frames=16, stride=8, target_fps=25.0, short_video="repeat_last"),
+        full_video=FullVideo(num_frames=num_full, span_s=span_s),
+        resize=Resize(
+            kind="pyslowfast",
+            short_side_px=64,
+            short_side_three_crops_px=48,
+            kernel="bilinear",
+            antialias=False,
+            on="uint8_rounded",
+        ),
+        crop=Crop(kind="pyslowfast", size_px=48),
+        normalisation=Normalisation(scale=1 / 255, mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225)),
+        protocols=("full", "10x3", "10x1"),
+        default_protocol="full",
+        aggregation="mean_probabilities",
+        heads=(Head(name="label", num_classes=2, activation="softmax", labels_sha256="0" * 64),),
+        product=None,
+    )
+
+
+@pytest.fixture(scope="session")
+def make_vtn_contract() -> Callable[..., Contract]:
+    """`small_vtn_contract`."""
+    return small_vtn_contract
 
 
 @pytest.fixture(scope="session")

@@ -113,16 +113,33 @@ def verify(bundle: Path, checkpoint: Path | None, videos: Path | None) -> None:
 @click.option("--target", type=click.Choice(["cpu"]), required=True, help="Where the models will run.")
 @click.option("--out", type=_Folder(), required=True, help="The repository's folder.")
 @click.option("--limit", "limits", metavar="NAME=VALUE", multiple=True, help="Set a limit; may be given often.")
-def repository(bundles: tuple[Path, ...], target: str, out: Path, limits: tuple[str, ...]) -> None:
+@click.option(
+    "--ensemble",
+    "ensembles",
+    metavar="NAME=MODEL+MODEL",
+    multiple=True,
+    help="Let models answer together under a name: the mean of their probabilities; may be given often.",
+)
+def repository(
+    bundles: tuple[Path, ...], target: str, out: Path, limits: tuple[str, ...], ensembles: tuple[str, ...]
+) -> None:
     """Write the Triton model repository that serves BUNDLE..."""
     from tubelet.export.repository import write_repository
+
+    together = {}
+    for text in ensembles:
+        name, equals, models = text.partition("=")
+        if not (name and equals and models) or name in together:
+            raise click.BadParameter(f"NAME=MODEL+MODEL, each NAME once, got {text!r}", param_hint="--ensemble")
+        together[name] = models.split("+")
 
     try:
         chosen = Limits().override(limits)
     except InvalidRequestError as exc:
         raise click.BadParameter(exc.message, param_hint="--limit") from exc
-    write_repository(bundles, target=target, out=out, limits=chosen)  # type: ignore[arg-type]
-    click.echo(f"{out}: {len(bundles)} model{'s' * (len(bundles) != 1)} for target {target}")
+    write_repository(bundles, target=target, out=out, limits=chosen, ensembles=together)  # type: ignore[arg-type]
+    count = len(bundles) + len(together)
+    click.echo(f"{out}: {count} model{'s' * (count != 1)} for target {target}")
 
 
 @main.command(context_settings={"allow_interspersed_args": False})

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from tubelet.checkpoints.load import load_model
 from tubelet.checkpoints.scenic import write_checkpoint
-from tubelet.models.vivit import FactorisedEncoder, FactorisedEncoderSizes
+from tubelet.models.vivit import FactorisedEncoder
+from tubelet.models.vivit_sizes import EncoderSizes, FactorisedEncoderSizes
 
 SIZES = FactorisedEncoderSizes(
     num_frames=6,
@@ -22,11 +23,10 @@ SIZES = FactorisedEncoderSizes(
     crop_px=16,
     patch_px=8,
     width=16,
-    mlp_width=24,
-    spatial_layers=2,
-    spatial_heads=2,
-    temporal_layers=1,
-    temporal_heads=4,
+    spatial=EncoderSizes(num_layers=2, num_heads=2, mlp_width=24),
+    temporal=EncoderSizes(num_layers=1, num_heads=4, mlp_width=24),
+    classifier="token",
+    representation_width=None,
     num_classes=5,
 )
 SEED = 2103_15691
@@ -36,17 +36,20 @@ NUM_CLIPS = 3
 def make(folder: Path) -> None:
     """Writes ``checkpoint``, ``clips.npy`` uint8 `[B, T, S, S, 3]` and ``logits.npy`` float64 `[B, C]`."""
     rng = np.random.RandomState(SEED)
-    state = {
-        name: torch.from_numpy(_random(rng, name, tuple(tensor.shape)))
-        for name, tensor in FactorisedEncoder(SIZES).state_dict().items()
-    }
-    write_checkpoint(folder / "checkpoint", state, SIZES)
+    model = FactorisedEncoder(SIZES).eval()
+    randomise(model, rng)
+    write_checkpoint(folder / "checkpoint", model)
     clips = rng.randint(0, 256, size=(NUM_CLIPS, SIZES.num_frames, SIZES.crop_px, SIZES.crop_px, 3)).astype(np.uint8)
-    model = load_model(folder / "checkpoint", format="scenic", family="vivit", variant="factorised_encoder").double()
     with torch.inference_mode():
-        logits = model(torch.from_numpy(clips).double() * (2 / 255) - 1)
+        logits = model.double()(torch.from_numpy(clips).double() * (2 / 255) - 1)
     np.save(folder / "clips.npy", clips)
     np.save(folder / "logits.npy", logits.numpy())
+
+
+def randomise(model: nn.Module, rng: np.random.RandomState) -> None:
+    """Gives every parameter of a network random float32 numbers."""
+    state = model.state_dict()
+    model.load_state_dict({name: torch.from_numpy(_random(rng, name, tuple(state[name].shape))) for name in state})
 
 
 def _random(rng: np.random.RandomState, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ HEAVY = ("torch", "onnx", "onnxscript", "tubelet.models", "tubelet.export", "tub
         "tubelet.preprocess.prepare",
         "tubelet.engines",
         "tubelet.server.supervisor",
-        "tubelet.server.averaging",
+        "tubelet.averaging",
         "tubelet.server.doctor",
         "tubelet.clients",
     ],

@@ -29,7 +29,7 @@ from tubelet.engines import open_engine
 from tubelet.preprocess.canary import canary_video
 from tubelet.preprocess.geometry import cut_units
 from tubelet.preprocess.prepare import prepare_video
-from tubelet.server.averaging import average_views
+from tubelet.averaging import average_views
 from tubelet.spec.errors import (
     ContractError,
     DeadlineError,

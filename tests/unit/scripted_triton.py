@@ -19,6 +19,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Contract, Crop, Geometry, Head, Normalisation, Resize, Sampler
+from tubelet.spec.network import VivitNetwork
 from tubelet.spec.strict import canonical_json
 
 NAMES = ("left", "right", "up: the sky", "down")
@@ -41,25 +42,32 @@ def contract(name: str = "demo", *, activation: Any = "softmax") -> Contract:
     return Contract(
         schema_version=1,
         name=name,
-        family="vivit",
-        variant="factorised_encoder",
-        geometry=Geometry(
-            unit_frames=2,
-            patch_px=8,
-            feature_dim=16,
-            encoder_layers=1,
-            encoder_heads=1,
-            temporal_layers=1,
-            temporal_heads=1,
+        network=VivitNetwork(
+            family="vivit",
+            variant="factorised_encoder",
+            classifier="token",
+            attention_order=None,
+            sampled_frames=None,
+            num_heads=None,
         ),
+        geometry=Geometry(unit_frames=2, feature_dim=16, positions=False, attention=False, any_length=False),
         sampler=Sampler(kind="scenic", num_frames=8, stride=1, target_fps=None, short_video="wrap"),
-        resize=Resize(kind="scenic", short_side_px=36, kernel="bilinear", antialias=False, on="uint8_truncated"),
+        full_video=None,
+        resize=Resize(
+            kind="scenic",
+            short_side_px=36,
+            short_side_three_crops_px=36,
+            kernel="bilinear",
+            antialias=False,
+            on="uint8_truncated",
+        ),
         crop=Crop(kind="scenic", size_px=32),
         normalisation=Normalisation(scale=1 / 255, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
         protocols=("1x1", "4x3"),
         default_protocol="1x1",
         aggregation="mean_logits",
         heads=(Head(name="motion", num_classes=len(NAMES), activation=activation, labels_sha256="0" * 64),),
+        product=None,
     )
 
 

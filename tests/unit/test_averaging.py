@@ -1,29 +1,92 @@
-"""Views to one answer."""
+"""Views to one answer: NumPy and graph alike."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from tubelet.server.averaging import average_views
-from tubelet.spec.manifest import Contract, Head
+from tubelet.averaging import average_views, probabilities, product, view_rows
+from tubelet.export.graphs import AverageUnits, AverageViews
+from tubelet.spec.manifest import Head
+
+SOFTMAX, SIGMOID = (
+    Head(name=kind, num_classes=count, activation=kind, labels_sha256="0")  # type: ignore[arg-type]
+    for kind, count in (("softmax", 3), ("sigmoid", 2))
+)
+HEADS = (SOFTMAX, SIGMOID)
+VIEWS = arrays(np.float32, st.tuples(st.integers(1, 6), st.just(5)), elements=st.floats(-60, 60, width=32))
 
 
-def test_logits_are_averaged_before_the_activation(make_contract) -> None:
+def softmax(logits: np.ndarray) -> np.ndarray:
+    return np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+
+
+def test_logits_are_averaged_before_the_activation() -> None:
     views = np.array([[4.0, 0.0], [-1.0, 2.0]], np.float32)
-    logits, probabilities = average_views(views, make_contract())
+    head = (replace(SOFTMAX, num_classes=2),)
+    logits = average_views(views, "mean_logits", head)
     np.testing.assert_allclose(logits, [1.5, 1.0])
-    np.testing.assert_allclose(probabilities, np.exp([1.5, 1.0]) / np.exp([1.5, 1.0]).sum(), rtol=1e-6)
-    assert logits.dtype == probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities(logits, head), softmax(np.array([1.5, 1.0])), rtol=1e-6)
+    np.testing.assert_allclose(average_views(views, "sum_logits", head), [3.0, 2.0])
+    assert logits.dtype == np.float32
 
 
-def test_each_head_has_its_own_activation(make_contract) -> None:
-    heads = (
-        Head(name="noun", num_classes=3, activation="softmax", labels_sha256="0"),
-        Head(name="tag", num_classes=2, activation="sigmoid", labels_sha256="0"),
-    )
-    contract: Contract = replace(make_contract(), heads=heads)
-    _, probabilities = average_views(np.array([[1000.0, 1000.0, 0.0, 0.0, -3.0]], np.float32), contract)
-    np.testing.assert_allclose(probabilities[:3], [0.5, 0.5, 0.0], atol=1e-7)
-    assert probabilities[3] == pytest.approx(0.5)
-    assert probabilities[4] == pytest.approx(1 / (1 + np.exp(3)), rel=1e-5)
+@settings(deadline=None)
+@given(VIEWS)
+def test_mean_of_probabilities_is_what_the_logits_give(views: np.ndarray) -> None:
+    exact = views.astype(np.float64)
+    wanted = np.concatenate([softmax(exact[:, :3]).mean(axis=0), (1 / (1 + np.exp(-exact[:, 3:]))).mean(axis=0)])
+    logits = average_views(exact, "mean_probabilities", HEADS)
+    np.testing.assert_allclose(probabilities(logits, HEADS), wanted, rtol=1e-9, atol=1e-300)
+    single = average_views(exact[:1], "mean_probabilities", HEADS)
+    np.testing.assert_allclose(single, exact[0], rtol=0, atol=1e-9)
+
+
+@settings(deadline=None)
+@given(VIEWS, st.sampled_from(["mean_logits", "sum_logits", "mean_probabilities"]))
+def test_order_of_the_views_is_irrelevant(views: np.ndarray, aggregation: str) -> None:
+    one, other = (average_views(v.astype(np.float64), aggregation, HEADS) for v in (views, views[::-1]))  # type: ignore[arg-type]
+    np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_each_head_has_its_own_activation_and_nothing_overflows() -> None:
+    shares = probabilities(np.array([1000.0, 1000.0, 0.0, 0.0, -3000.0], np.float32), HEADS)
+    np.testing.assert_allclose(shares, [0.5, 0.5, 0.0, 0.5, 0.0], atol=1e-7)
+
+
+def test_product_is_of_every_pair_the_last_head_fastest() -> None:
+    nouns, verbs = np.array([0.75, 0.25]), np.array([0.5, 0.3, 0.2])
+    heads = (replace(SOFTMAX, num_classes=2), SOFTMAX)
+    found = product(np.concatenate([nouns, verbs]), heads)
+    assert found.shape == (6,)
+    assert found[1 * 3 + 2] == pytest.approx(0.25 * 0.2)
+
+
+def test_rows_of_a_view_are_those_of_its_crop() -> None:
+    clip_units = np.array([[0, 2], [1, 2]], np.int32)
+    assert view_rows(clip_units, 3).tolist() == [[0, 6], [1, 7], [2, 8], [3, 6], [4, 7], [5, 8]]
+
+
+@pytest.mark.parametrize("aggregation", ["mean_logits", "sum_logits", "mean_probabilities"])
+@pytest.mark.parametrize("heads", [HEADS, (SOFTMAX, replace(SOFTMAX, name="other", num_classes=2))])
+def test_graph_and_numpy_say_the_same(make_contract, aggregation: str, heads: tuple[Head, ...]) -> None:
+    both_softmax = heads[1].activation == "softmax"
+    contract = replace(make_contract(), aggregation=aggregation, heads=heads, product="both" if both_softmax else None)
+    unit_logits = np.random.default_rng(0).normal(0, 5, (6, 5)).astype(np.float32)
+    clip_units, num_crops = np.array([[1], [1], [0]], np.int32), 3
+    views = unit_logits[view_rows(clip_units, num_crops)[:, 0]]
+    crops = torch.zeros(num_crops, 2)
+    found = AverageUnits(contract)(torch.from_numpy(unit_logits), torch.from_numpy(clip_units), crops)
+    np.testing.assert_array_equal(found[-1].numpy(), views)
+    for one, other in zip(found[:-1], AverageViews(contract)(torch.from_numpy(views)), strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+    logits = average_views(views, contract.aggregation, heads)
+    shares = probabilities(logits, heads)
+    for tensor, array in zip(found, (logits, shares), strict=False):
+        np.testing.assert_allclose(tensor.numpy(), array, rtol=1e-5, atol=1e-6)
+    if both_softmax:
+        np.testing.assert_allclose(found[2].numpy(), product(shares, heads), rtol=1e-5, atol=1e-7)

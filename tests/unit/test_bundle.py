@@ -10,12 +10,13 @@ import pytest
 import torch
 from tiny import CHECKPOINT, LABELS, RECIPE, write_recipe
 
-from tubelet.checkpoints.load import load_model, sha256_file
+from tubelet.checkpoints.load import sha256_file
 from tubelet.checkpoints.scenic import write_checkpoint
 from tubelet.engines import open_engine
-from tubelet.export.bundle import export_bundle
+from tubelet.export.bundle import export_bundle, load_plan
 from tubelet.spec.errors import ExportMismatchError, InvalidRequestError, RecipeError
 from tubelet.spec.manifest import Geometry, Manifest
+from tubelet.spec.recipe import Recipe
 
 TWO_HEADS = RECIPE.replace('name = "direction"', 'name = "vertical"').replace("labels.txt", "vertical.txt") + (
     '[[heads]]\nname = "other"\nactivation = "sigmoid"\nlabels = "other.txt"\n'
@@ -35,23 +36,17 @@ def test_bundle_holds_what_the_design_says(tiny_bundle: Path) -> None:
     assert (tiny_bundle / "labels.txt").read_text(encoding="utf-8").splitlines() == list(LABELS)
 
 
-def test_manifest_says_what_was_built(tiny_bundle: Path) -> None:
+def test_manifest_says_what_was_built(tiny_bundle: Path, tmp_path: Path) -> None:
     manifest = Manifest.load(tiny_bundle)
     contract, build = manifest.contract, manifest.build
     assert contract.name == "tiny"
     assert contract.geometry == Geometry(
-        unit_frames=2,
-        patch_px=8,
-        feature_dim=16,
-        encoder_layers=2,
-        encoder_heads=2,
-        temporal_layers=1,
-        temporal_heads=4,
+        unit_frames=2, feature_dim=16, positions=False, attention=False, any_length=False
     )
     assert contract.sampler.target_fps is None
     assert build.checkpoint.file == "checkpoint"
     assert build.checkpoint.sha256 == sha256_file(CHECKPOINT)
-    model = load_model(CHECKPOINT, format="scenic", family="vivit", variant="factorised_encoder")
+    model = load_plan(Recipe.load(write_recipe(tmp_path)), CHECKPOINT)
     assert build.num_parameters == sum(parameter.numel() for parameter in model.parameters())
     assert build.tools.keys() == {"tubelet", "torch", "onnx", "onnxscript", "onnxruntime", "numpy"}
     (head,) = contract.heads
@@ -91,12 +86,12 @@ def test_several_heads_have_labels_and_probabilities_of_their_own(tmp_path: Path
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("num_frames = 6", "num_frames = 8", "sampler.num_frames is 8 in the recipe, and 6 in the checkpoint"),
-        ("size_px = 16", "size_px = 8", "crop.size_px is 8 in the recipe, and 16 in the checkpoint"),
+        ("num_frames = 6", "num_frames = 8", "clips of 8 frames \\(sampler.num_frames\\) of 16 px"),
+        ("size_px = 16", "size_px = 8", "of 8 px \\(crop.size_px\\) have 1 patches"),
         ("short_side_px = 20", "short_side_px = 15", "crop.size_px exceeds"),
         ('name = "tiny"', 'name = "not a name"', "a model's name"),
         ('default_protocol = "2x3"', 'default_protocol = "4x3"', "default_protocol '4x3' is not among"),
-        ('"2x3", "tsn"', '"2x3", "full"', "a protocol is"),
+        ('"2x3", "tsn"', '"2x3", "full"', "full_video is given when"),
         ('"labels.txt"', '"nothing.txt"', "cannot read the labels"),
         ('"checkpoint"', '"nothing"', "cannot read"),
         ("stride = 2", "", "recipe.sampler lacks stride"),
@@ -141,10 +136,10 @@ def test_over_budget_leaves_no_bundle_and_keeps_the_old_one(
     tmp_path: Path, tiny_bundle: Path, there_is_one: bool
 ) -> None:
     """Logits of size 1e6 cannot be equal to 2e-4 in float32: the export itself is right, the budget is not kept."""
-    model = load_model(CHECKPOINT, format="scenic", family="vivit", variant="factorised_encoder")
+    model = load_plan(Recipe.load(write_recipe(tmp_path)), CHECKPOINT)
     with torch.no_grad():
         model.head.weight *= 1e6
-    write_checkpoint(tmp_path / "loud", model.state_dict(), model.sizes)
+    write_checkpoint(tmp_path / "loud", model)
     recipe, out = write_recipe(tmp_path), tmp_path / "bundle"
     if there_is_one:
         shutil.copytree(tiny_bundle, out)

@@ -20,7 +20,15 @@ from tubelet.preprocess.container import open_video
 from tubelet.preprocess.decode import Reading, RgbConverter, read_frames
 from tubelet.preprocess.guard import Guard
 from tubelet.preprocess.sniff import begins_like_video, is_text, missing_bytes
-from tubelet.preprocess.timeline import FALLBACK_FPS, frame_interval, frame_times, segment
+from tubelet.preprocess.timeline import (
+    FALLBACK_FPS,
+    VideoClock,
+    constant_clock,
+    frame_interval,
+    frame_times,
+    segment,
+    video_clock,
+)
 from tubelet.spec.errors import DeadlineError, InvalidVideoError, LimitError, TubeletError
 from tubelet.spec.limits import Limits
 
@@ -342,6 +350,109 @@ def test_a_segment_holds_its_start_and_not_its_end(start_s, end_s):
     times = np.arange(20) / 10
     part = segment(times, start_s=start_s, end_s=end_s)
     assert times[part].tolist() == [time for time in times if start_s <= time < end_s]
+
+
+def clock_of(video: bytes) -> VideoClock:
+    with open_video(video, Guard(Limits())) as source:
+        return source.clock(source.pts)[0]
+
+
+@pytest.mark.parametrize(
+    ("rate", "tick", "end"),
+    # The end is the header's, which has the whole video in milliseconds: 666 and 667 of them at the odd rates.
+    [(Fraction(25), 512, 10_240), (Fraction(30), 512, 10_230), (Fraction(30_000, 1001), 1001, 20_010)],
+    ids=str,
+)
+def test_an_mp4_has_a_clock_of_the_streams_own_ticks(rate, tick, end, make_video: MakeVideo):
+    clock = clock_of(make_video(fps=rate))
+    assert clock.num_frames == 20
+    assert clock.fps == float(rate)
+    assert clock.ticks is not None
+    assert clock.ticks.tolist() == [*(tick * number for number in range(20)), end]
+    np.testing.assert_allclose(clock.times * float(rate), np.arange(20), atol=1e-9)
+
+
+def test_decoded_frames_have_the_clock_of_their_mp4(make_video: MakeVideo):
+    found, expected = constant_clock(20, fps=25.0), clock_of(make_video())
+    assert found.ticks is not None
+    assert expected.ticks is not None
+    assert found.ticks.tolist() == expected.ticks.tolist()
+    assert found.fps == expected.fps
+    assert found.interval_s == pytest.approx(expected.interval_s)
+    np.testing.assert_allclose(found.times, expected.times)
+
+
+@pytest.mark.parametrize("container", ["matroska", "mpegts", "flv", "h264"])
+def test_a_header_without_duration_or_number_of_frames_gives_no_ticks(container, make_video: MakeVideo):
+    clock = clock_of(make_video(container=container))
+    assert clock.ticks is None
+    assert clock.num_frames == 20
+
+
+def test_ticks_count_from_the_first_frame(make_video: MakeVideo):
+    clock = clock_of(make_video(codec="mpeg4", container="avi", options=(("bf", "0"),)))
+    assert clock.ticks is not None
+    assert clock.ticks[[0, 1, 20]].tolist() == [0, 1, 20]
+
+
+def test_a_part_ends_where_the_next_frame_begins(make_video: MakeVideo):
+    clock = clock_of(make_video(7, pts_ms=(0, 40, 100, 250, 290, 300, 500)))
+    assert clock.ticks is not None
+    assert len(clock.ticks) == 8
+    part = clock.part(slice(2, 5))
+    np.testing.assert_allclose(part.times, [0.1, 0.25, 0.29])
+    assert part.ticks is not None
+    np.testing.assert_allclose(part.ticks / clock.ticks[6] * 500, [0, 150, 190, 200])
+    assert (part.fps, part.interval_s) == (clock.fps, clock.interval_s)
+    last = clock.part(slice(6, 7))
+    assert last.ticks is not None
+    assert last.ticks.tolist() == [0, clock.ticks[7] - clock.ticks[6]]
+
+
+@pytest.mark.parametrize(
+    ("num_claimed", "duration", "end"),
+    [
+        (4, 410, 410),  # the header's, which is not quite four equal frames
+        (4, 600, 600),
+        (4, 601, 400),  # more than double: absurd
+        (4, 300, 400),  # ends before its last frame does
+        (4, -1, 400),
+        (4, 2**62, 400),
+        (9, 410, 400),  # of other frames than came
+    ],
+)
+def test_a_duration_is_believed_where_it_fits_the_stamps(num_claimed, duration, end):
+    clock, stamped = video_clock(
+        [7, 107, 207, 307], time_base=Fraction(1, 1000), rate=Fraction(10), num_claimed=num_claimed, duration=duration
+    )
+    assert stamped
+    assert clock.ticks is not None
+    assert clock.ticks.tolist() == [0, 100, 200, 300, end]
+
+
+@pytest.mark.parametrize(
+    ("pts", "num_claimed", "duration"),
+    [
+        ([0, 100], 2, None),
+        ([0, 100], 2, 0),
+        ([0, 100], 0, 200),
+        ([0, None], 2, 200),
+        ([100, 0], 2, 200),
+        ([-(2**62), 2**62], 2, 200),
+    ],
+)
+def test_there_are_no_ticks_without_duration_and_stamps(pts, num_claimed, duration):
+    clock, _ = video_clock(
+        pts, time_base=Fraction(1, 1000), rate=Fraction(10), num_claimed=num_claimed, duration=duration
+    )
+    assert clock.ticks is None
+    assert clock.fps == 10
+
+
+@pytest.mark.parametrize("rate", [None, Fraction(0), Fraction(10**9)])
+def test_the_rate_is_that_of_the_stamps_where_the_header_has_none(rate):
+    clock, _ = video_clock([0, 40, 80], time_base=Fraction(1, 1000), rate=rate, num_claimed=3, duration=120)
+    assert clock.fps == pytest.approx(25)
 
 
 @pytest.mark.parametrize("video", COUNTABLE + READ_TO_THE_END, ids=ids)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import contracts, finite, networks, sizes
 
 from tubelet.spec.errors import ContractError, RecipeError
 from tubelet.spec.manifest import (
@@ -17,6 +18,7 @@ from tubelet.spec.manifest import (
     Checkpoint,
     Contract,
     Crop,
+    FullVideo,
     Geometry,
     Head,
     Manifest,
@@ -25,52 +27,9 @@ from tubelet.spec.manifest import (
     Resize,
     Sampler,
 )
+from tubelet.spec.network import I3dNetwork, Network, VidtrNetwork, VivitNetwork, VtnNetwork
 from tubelet.spec.strict import decode, digest, encode
 
-sizes = st.integers(1, 64)
-finite = st.floats(allow_nan=False, allow_infinity=False)
-positive = st.floats(1e-6, 1e6)
-channels = st.tuples(positive, positive, positive)
-
-
-@st.composite
-def contracts(draw: st.DrawFn) -> Contract:
-    unit_frames, patch_px, crop_patches = draw(sizes), draw(sizes), draw(sizes)
-    crop_px = patch_px * crop_patches
-    protocols = draw(st.lists(st.sampled_from(["1x1", "4x3", "10x3", "tsn"]), min_size=1, unique=True))
-    geometry = {name: draw(sizes) for name in ("encoder_layers", "encoder_heads", "temporal_layers", "temporal_heads")}
-    return Contract(
-        schema_version=1,
-        name=draw(st.from_regex(r"[a-z_][a-z0-9_]{0,9}", fullmatch=True)),
-        family="vivit",
-        variant="factorised_encoder",
-        geometry=Geometry(unit_frames=unit_frames, patch_px=patch_px, feature_dim=draw(sizes), **geometry),
-        sampler=Sampler(
-            kind="scenic",
-            num_frames=unit_frames * draw(sizes),
-            stride=draw(sizes),
-            target_fps=draw(st.none() | positive),
-            short_video="wrap",
-        ),
-        resize=Resize(
-            kind="scenic",
-            short_side_px=crop_px + draw(st.integers(0, 64)),
-            kernel="bilinear",
-            antialias=draw(st.booleans()),
-            on="uint8_truncated",
-        ),
-        crop=Crop(kind="scenic", size_px=crop_px),
-        normalisation=Normalisation(scale=draw(positive), mean=draw(channels), std=draw(channels)),
-        protocols=tuple(protocols),
-        default_protocol=draw(st.sampled_from(protocols)),
-        aggregation="mean_logits",
-        heads=tuple(draw(st.lists(heads, min_size=1, max_size=3))),
-    )
-
-
-heads = st.builds(
-    Head, name=st.text(), num_classes=sizes, activation=st.sampled_from(["softmax", "sigmoid"]), labels_sha256=st.text()
-)
 measurements = st.builds(
     Measurement,
     stage=st.text(), against=st.text(), num_views=sizes, max_abs_logit=finite, cosine=finite, top1_agreement=finite,
@@ -79,15 +38,33 @@ builds = st.builds(
     Build,
     checkpoint=st.builds(
         Checkpoint,
-        format=st.just("scenic"), file=st.text(), sha256=st.text(), source=st.text(), licence=st.text(),
+        format=st.sampled_from(["scenic", "huggingface", "slowfast", "gluonmm", "gluoncv", "tubelet"]),
+        file=st.text(), sha256=st.text(), source=st.text(), licence=st.text(),
     ),
     num_parameters=sizes,
     opset=sizes,
     precision=st.just("fp32"),
+    largest_batch=sizes,
     tools=st.dictionaries(st.text(), st.text(), max_size=3),
     budget=st.builds(Budget, max_abs_logit=st.none() | finite, min_cosine=finite, min_top1_agreement=finite),
     measured=st.lists(measurements, max_size=2).map(tuple),
 )  # fmt: skip
+
+VIVIT = VivitNetwork(
+    family="vivit",
+    variant="factorised_encoder",
+    classifier="token",
+    attention_order=None,
+    sampled_frames=None,
+    num_heads=None,
+)
+VTN = VtnNetwork(
+    family="vtn", variant="vit", backbone_heads=12, temporal_heads=12, attention_window=(18, 18, 18),
+    positions="learned", max_positions=None,
+)  # fmt: skip
+VIDTR = VidtrNetwork(
+    family="vidtr", variant="compact", num_heads=12, activation="relu", pool_layers=(1, 3), dropped_frames=(2, 2)
+)
 
 
 def manifest_of(contract: Contract, build: Build) -> Manifest:
@@ -99,29 +76,31 @@ def manifest() -> Manifest:
     contract = Contract(
         schema_version=1,
         name="motion",
-        family="vivit",
-        variant="factorised_encoder",
-        geometry=Geometry(
-            unit_frames=2, patch_px=16, feature_dim=8, encoder_layers=2, encoder_heads=2, temporal_layers=1,
-            temporal_heads=2,
-        ),
+        network=VIVIT,
+        geometry=Geometry(unit_frames=2, feature_dim=8, positions=False, attention=False, any_length=True),
         sampler=Sampler(kind="scenic", num_frames=32, stride=2, target_fps=None, short_video="wrap"),
-        resize=Resize(kind="scenic", short_side_px=256, kernel="bilinear", antialias=False, on="uint8_truncated"),
+        full_video=FullVideo(num_frames=250, span_s=10.0),
+        resize=Resize(
+            kind="scenic", short_side_px=256, short_side_three_crops_px=240, kernel="bilinear", antialias=False,
+            on="uint8_truncated",
+        ),
         crop=Crop(kind="scenic", size_px=224),
         normalisation=Normalisation(scale=2 / 255, mean=(1.0, 1.0, 1.0), std=(1.0, 1.0, 1.0)),
-        protocols=("1x1", "4x3"),
+        protocols=("1x1", "4x3", "full"),
         default_protocol="4x3",
         aggregation="mean_logits",
         heads=(
             Head(name="noun", num_classes=300, activation="softmax", labels_sha256="a"),
             Head(name="verb", num_classes=97, activation="softmax", labels_sha256="b"),
         ),
+        product="action",
     )  # fmt: skip
     build = Build(
         checkpoint=Checkpoint(format="scenic", file="checkpoint", sha256="c", source="s", licence="Apache-2.0"),
         num_parameters=1,
         opset=20,
         precision="fp32",
+        largest_batch=8,
         tools={"torch": "2"},
         budget=Budget(max_abs_logit=2e-4, min_cosine=0.999999, min_top1_agreement=1.0),
         measured=(),
@@ -164,7 +143,9 @@ def test_digest_depends_on_the_contract_alone(contract: Contract, one: Build, ot
     assert manifest_of(contract, one).contract_digest == manifest_of(contract, other).contract_digest
 
 
-@pytest.mark.parametrize("place", ["", "contract", "contract.resize", "contract.heads.0", "build", "build.checkpoint"])
+@pytest.mark.parametrize(
+    "place", ["", "contract", "contract.network", "contract.resize", "contract.heads.0", "build", "build.checkpoint"]
+)
 def test_unknown_and_missing_keys_are_refused_at_every_depth(manifest: Manifest, place: str) -> None:
     def at(data: Any) -> Any:
         for key in filter(None, place.split(".")):
@@ -225,9 +206,29 @@ def test_folders_without_a_manifest_are_refused(tmp_path: Path) -> None:
         ({"heads": ()}, "at least one head"),
         ({"protocols": ("1x1", "2x2")}, "a protocol is"),
         ({"default_protocol": "tsn"}, "is not among"),
+        ({"full_video": None}, "full_video is given when"),
+        ({"protocols": ("1x1", "4x3")}, "full_video is given when"),
         ({"sampler": Sampler(kind="scenic", num_frames=33, stride=2, target_fps=None, short_video="wrap")}, "multiple"),
-        ({"crop": Crop(kind="scenic", size_px=272)}, "exceeds"),
-        ({"crop": Crop(kind="scenic", size_px=220)}, "multiple of patch_px"),
+        ({"crop": Crop(kind="scenic", size_px=241)}, "exceeds"),
+        ({"heads": (Head(name="a", num_classes=1, activation="softmax", labels_sha256=""),)}, "two or more heads"),
+        (
+            {"heads": (Head(name="a", num_classes=1, activation="sigmoid", labels_sha256=""),) * 2},
+            "product needs two or more heads, all of them softmax",
+        ),
+        (
+            {"geometry": Geometry(unit_frames=2, feature_dim=8, positions=True, attention=True, any_length=False)},
+            "has no protocol 'full'",
+        ),
+        (
+            {
+                "geometry": Geometry(
+                    unit_frames=2, feature_dim=None, positions=False, attention=False, any_length=False
+                ),
+                "full_video": None,
+                "protocols": ("4x3",),
+            },
+            "the unit of a joint model is its whole clip",
+        ),
     ],
 )
 def test_contracts_that_contradict_themselves_are_refused(
@@ -238,8 +239,87 @@ def test_contracts_that_contradict_themselves_are_refused(
 
 
 @pytest.mark.parametrize(
+    ("network", "change", "message"),
+    [
+        (VIVIT, {"num_heads": 0}, "num_heads must be positive"),
+        (VIVIT, {"attention_order": "time_space"}, "attention_order belongs to factorised_self_attention"),
+        (VIVIT, {"variant": "factorised_self_attention", "classifier": "gap"}, "attention_order belongs to"),
+        (VIVIT, {"variant": "factorised_dot_product"}, "has no class token: classifier must be gap, gmp or gsp"),
+        (
+            VIVIT,
+            {"variant": "factorised_self_attention", "attention_order": "space_time"},
+            "has no class token: classifier must be gap, gmp or gsp",
+        ),
+        (VTN, {"temporal_heads": 0}, "temporal_heads must be positive"),
+        (VTN, {"backbone_heads": None}, "backbone_heads is none for resnet, and a number for all others"),
+        (VTN, {"variant": "resnet"}, "backbone_heads is none for resnet"),
+        (VTN, {"attention_window": ()}, "an even number for each layer"),
+        (VTN, {"attention_window": (18, 17)}, "an even number for each layer"),
+        (VTN, {"attention_window": (0,)}, "an even number for each layer"),
+        (VTN, {"positions": "sinusoidal"}, "max_positions is a number for sinusoidal positions"),
+        (VTN, {"max_positions": 288}, "max_positions is a number for sinusoidal positions"),
+        (VTN, {"positions": "sinusoidal", "max_positions": 2}, "max_positions must be at least 3"),
+        (VIDTR, {"num_heads": -1}, "num_heads must be positive"),
+        (VIDTR, {"variant": "separable"}, "pool_layers belong to compact"),
+        (VIDTR, {"pool_layers": (), "dropped_frames": ()}, "pool_layers belong to compact"),
+        (VIDTR, {"pool_layers": (3, 1)}, "pool_layers must rise"),
+        (VIDTR, {"pool_layers": (1, 1)}, "pool_layers must rise"),
+        (VIDTR, {"pool_layers": (-1, 1)}, "pool_layers must rise"),
+        (VIDTR, {"dropped_frames": (2,)}, "at least one frame for each of pool_layers"),
+        (VIDTR, {"dropped_frames": (2, 0)}, "at least one frame for each of pool_layers"),
+    ],
+)
+def test_networks_that_contradict_themselves_are_refused(
+    network: VivitNetwork | VtnNetwork | VidtrNetwork, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(network, **change)
+
+
+@given(networks)
+def test_the_family_tells_which_network_it_is(network: Network) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Holder:
+        network: Network
+
+    data = json.loads(json.dumps(encode(Holder(network))))
+    assert decode(Holder, data, where="holder") == Holder(network)
+    assert type(decode(Holder, data, where="holder").network) is type(network)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "scenic"},
+        {"kind": "gluonmm", "short_video": "wrap"},
+        {"kind": "pyslowfast", "target_fps": None},
+        {"kind": "gluonmm", "target_fps": 0.0},
+    ],
+)
+def test_samplers_that_contradict_themselves_are_refused(change: dict[str, Any]) -> None:
+    sampler = Sampler(kind="gluonmm", num_frames=8, stride=8, target_fps=25.0, short_video="repeat_last")
+    with pytest.raises(ValueError, match=r"short_video is|needs target_fps|must be positive"):
+        dataclasses.replace(sampler, **change)
+
+
+@pytest.mark.parametrize("change", [{"kind": "gluonmm"}, {"on": "uint8_rounded"}, {"antialias": True}])
+def test_resizes_that_no_pipeline_has_are_refused(manifest: Manifest, change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"on is uint8_truncated|antialias must be false"):
+        dataclasses.replace(manifest.contract.resize, **change)
+
+
+@pytest.mark.parametrize(
     ("part", "name"),
-    [("sampler", "stride"), ("resize", "short_side_px"), ("crop", "size_px"), ("geometry", "encoder_heads")],
+    [
+        ("sampler", "stride"),
+        ("full_video", "num_frames"),
+        ("full_video", "span_s"),
+        ("resize", "short_side_px"),
+        ("resize", "short_side_three_crops_px"),
+        ("crop", "size_px"),
+        ("geometry", "unit_frames"),
+        ("geometry", "feature_dim"),
+    ],
 )
 def test_sizes_must_be_positive(manifest: Manifest, part: str, name: str) -> None:
     with pytest.raises(ValueError, match="positive"):
@@ -251,8 +331,28 @@ def test_normalisation_must_not_divide_by_zero() -> None:
         Normalisation(scale=1.0, mean=(0.0, 0.0, 0.0), std=(1.0, 0.0, 1.0))
 
 
+def test_a_joint_model_has_no_temporal_stage() -> None:
+    with pytest.raises(ValueError, match="no temporal stage"):
+        Geometry(unit_frames=8, feature_dim=None, positions=False, attention=False, any_length=True)
+
+
 def test_derived_sizes(manifest: Manifest) -> None:
     contract = manifest.contract
     assert contract.num_classes == 397
+    assert contract.num_products == 29100
     assert contract.units_per_clip == 16
     assert contract.unit_shape == (2, 224, 224, 3)
+    assert not contract.is_joint
+    assert (contract.resize.short_side(1), contract.resize.short_side(3)) == (256, 240)
+
+
+def test_a_joint_model_has_one_unit_for_each_clip(manifest: Manifest) -> None:
+    joint = dataclasses.replace(
+        manifest.contract,
+        network=I3dNetwork(family="i3d", variant="slow_resnet"),
+        geometry=Geometry(unit_frames=32, feature_dim=None, positions=False, attention=False, any_length=False),
+        full_video=None,
+        protocols=("4x3",),
+    )
+    assert joint.is_joint
+    assert joint.units_per_clip == 1

@@ -1,6 +1,5 @@
 """The graphs of a bundle: what each computes at any size, and what their files hold."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +8,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import CHECKPOINT, TINY
+from tiny import CHECKPOINT, TINY, recipe_data
 
-from tubelet.checkpoints.load import load_model
 from tubelet.engines import Engine, open_engine
-from tubelet.export.onnx import GRAPH_STEPS, OPSET, Average, EncodeUnits, export_graphs, graph_file
-from tubelet.models.vivit import FactorisedEncoder
+from tubelet.export.bundle import load_plan
+from tubelet.export.graphs import EncodeUnits
+from tubelet.export.onnx import OPSET, export_graphs, graph_file
+from tubelet.models.network import TwoStageVideoNetwork
 from tubelet.preprocess.geometry import cut_units
 from tubelet.preprocess.normalise import normalise
-from tubelet.spec.manifest import Contract, Head, Manifest, Normalisation
-from tubelet.spec.tensors import step_tensors
+from tubelet.spec.manifest import Contract, Manifest, Normalisation
+from tubelet.spec.recipe import Recipe
+from tubelet.spec.strict import decode
+from tubelet.spec.tensors import GRAPH_STEPS, step_tensors
 
 ONNX_TYPES = {"UINT8": onnx.TensorProto.UINT8, "INT32": onnx.TensorProto.INT32, "FP32": onnx.TensorProto.FLOAT}
 
@@ -29,8 +31,10 @@ def contract(tiny_bundle: Path) -> Contract:
 
 
 @pytest.fixture(scope="module")
-def model() -> FactorisedEncoder:
-    return load_model(CHECKPOINT, format="scenic", family="vivit", variant="factorised_encoder")
+def model() -> TwoStageVideoNetwork:
+    network = load_plan(decode(Recipe, recipe_data(), where="recipe"), CHECKPOINT)
+    assert isinstance(network, TwoStageVideoNetwork)
+    return network
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,7 @@ def test_units_graph_cuts_the_same_bytes_as_numpy(
 
 @pytest.mark.parametrize("num_units", [1, 2, 7])
 def test_encoder_graph_takes_bytes_in_any_number(
-    engines: dict[str, Engine], contract: Contract, model: FactorisedEncoder, num_units: int
+    engines: dict[str, Engine], contract: Contract, model: TwoStageVideoNetwork, num_units: int
 ) -> None:
     rng = np.random.default_rng(num_units)
     units = rng.integers(0, 256, size=(num_units, *contract.unit_shape), dtype=np.uint8)
@@ -68,7 +72,7 @@ def test_encoder_graph_takes_bytes_in_any_number(
 
 @pytest.mark.parametrize(("num_clips", "num_crops"), [(1, 1), (1, 3), (4, 1), (10, 3)])
 def test_temporal_graph_finds_each_views_features(
-    engines: dict[str, Engine], contract: Contract, model: FactorisedEncoder, num_clips: int, num_crops: int
+    engines: dict[str, Engine], contract: Contract, model: TwoStageVideoNetwork, num_clips: int, num_crops: int
 ) -> None:
     rng = np.random.default_rng(num_clips)
     num_units = contract.units_per_clip + num_clips
@@ -92,18 +96,7 @@ def test_average_graph_averages_logits_then_applies_softmax(engines: dict[str, E
     np.testing.assert_allclose(found["PROBABILITIES"], np.exp(mean) / np.exp(mean).sum(), rtol=0, atol=1e-6)
 
 
-def test_each_head_has_its_own_activation(contract: Contract) -> None:
-    heads = (
-        Head(name="noun", num_classes=3, activation="softmax", labels_sha256=""),
-        Head(name="attribute", num_classes=2, activation="sigmoid", labels_sha256=""),
-    )
-    logits, probabilities = Average(dataclasses.replace(contract, heads=heads))(torch.tensor([[1.0, 2, 3, 0, -1]] * 2))
-    assert logits.tolist() == [1, 2, 3, 0, -1]
-    assert probabilities[:3].sum().item() == pytest.approx(1)
-    assert probabilities[3:].tolist() == pytest.approx([0.5, 1 / (1 + np.e)])
-
-
-def test_mean_and_std_are_per_channel(model: FactorisedEncoder, contract: Contract) -> None:
+def test_mean_and_std_are_per_channel(model: TwoStageVideoNetwork, contract: Contract) -> None:
     imagenet = Normalisation(scale=1 / 255, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     units = torch.randint(0, 256, (2, *contract.unit_shape), dtype=torch.uint8)
     with torch.inference_mode():
@@ -153,7 +146,7 @@ def test_graph_files_name_their_contract_and_nothing_of_the_machine(
 
 
 def test_large_weights_lie_beside_the_graph(
-    tmp_path: Path, engines: dict[str, Engine], contract: Contract, model: FactorisedEncoder
+    tmp_path: Path, engines: dict[str, Engine], contract: Contract, model: TwoStageVideoNetwork
 ) -> None:
     names = list(export_graphs(model, contract, out=tmp_path, external_data_bytes=16_000))
     assert names == [graph_file(step) for step in GRAPH_STEPS]
@@ -167,7 +160,7 @@ def test_large_weights_lie_beside_the_graph(
 
 
 def test_same_weights_give_the_same_files(
-    tmp_path: Path, tiny_bundle: Path, contract: Contract, model: FactorisedEncoder
+    tmp_path: Path, tiny_bundle: Path, contract: Contract, model: TwoStageVideoNetwork
 ) -> None:
     for name in export_graphs(model, contract, out=tmp_path):
         assert (tmp_path / name).read_bytes() == (tiny_bundle / name).read_bytes(), name

@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tubelet.preprocess.geometry import crop_offsets, resize_frame
+from tubelet.preprocess.geometry import crop_offsets
 from tubelet.preprocess.prepare import Prepared, prepare_frames, prepare_video
+from tubelet.preprocess.resize import resize_frame
 from tubelet.preprocess.sampling import plan_units, sample_clips
+from tubelet.preprocess.timeline import constant_clock
 from tubelet.spec.errors import DeadlineError, InvalidRequestError, InvalidVideoError, LimitError
 from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Contract
@@ -225,20 +227,23 @@ def test_changing_sizes_become_one_size(contract: Contract, make_video: MakeVide
     st.sampled_from(["mp4", "matroska", "mpegts", "avi", "gif"]),
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=12),
     st.floats(0.3, 1),
+    st.booleans(),
 )
-@settings(max_examples=150)
+@settings(max_examples=200)
 def test_damaged_bytes_give_a_result_or_an_error_of_ours(
-    make_video: MakeVideo, make_contract: MakeContract, container, changes, part
+    make_video: MakeVideo, make_contract: MakeContract, make_vtn_contract: MakeContract, container, changes, part, spans
 ):
     codec = {"avi": "mpeg4", "gif": "gif"}.get(container, "libx264")
     video = bytearray(make_video(container=container, codec=codec, pix_fmt="rgb8" if codec == "gif" else "yuv420p"))
     for at, value in changes:
         video[int(at * len(video))] = value
     try:
-        prepared = prepare(bytes(video[: int(part * len(video))]), make_contract())
+        contract, protocol = (make_vtn_contract(), "10x3") if spans else (make_contract(), "1x1")
+        prepared = prepare(bytes(video[: int(part * len(video))]), contract, protocol=protocol)
     except (InvalidVideoError, LimitError):
         return
     assert prepared.frames.shape[0] > prepared.unit_frames.max()
+    assert 0 <= prepared.clip_positions.min() <= prepared.clip_positions.max() < prepared.num_frames
 
 
 def test_decoded_frames_are_prepared_like_their_video(contract: Contract, make_video: MakeVideo):
@@ -253,6 +258,100 @@ def test_decoded_frames_are_prepared_like_their_video(contract: Contract, make_v
     np.testing.assert_allclose(found.frame_times, expected.frame_times, atol=1e-6)
     assert found.num_frames == expected.num_frames == 25
     assert found.frames_decoded == 0
+
+
+def shown_clips(prepared: Prepared, read_numbers: ReadNumbers) -> list[list[int]]:
+    return clips_of(prepared, read_numbers(prepared.frames))
+
+
+@pytest.fixture
+def vtn(make_vtn_contract: MakeContract) -> Contract:
+    """Clips of 16 frames at stride 8 for 25 fps, and the first ten seconds in 250 frames; units are frames."""
+    return make_vtn_contract()
+
+
+def test_a_span_is_told_by_its_own_positions(vtn: Contract, make_video: MakeVideo, read_numbers: ReadNumbers):
+    prepared = prepare(make_video(250), vtn, protocol="10x3")
+    assert prepared.clip_positions.dtype == np.int32
+    assert prepared.clip_positions.shape == prepared.clip_units.shape == (10, 16)
+    assert prepared.clip_positions[0].tolist() == prepared.clip_positions[9].tolist()
+    assert prepared.clip_positions[9, [0, 1, 15]].tolist() == [0, 8, 127]
+    assert np.array(shown_clips(prepared, read_numbers))[9, [0, 1, 15]].tolist() == [110, 118, 237]
+    np.testing.assert_allclose(prepared.frame_times[9, [0, 15]], [4.4, 9.48], atol=1e-5)
+    assert prepared.warnings == ()
+
+
+def test_positions_are_of_the_first_frame_of_a_unit(contract: Contract, make_video: MakeVideo):
+    prepared = prepare(make_video(30), contract, protocol="2x1")
+    assert prepared.clip_positions.tolist() == [[0, 4], [22, 26]]
+
+
+def test_three_crops_and_one_have_their_own_short_side(vtn: Contract, make_video: MakeVideo):
+    three, one = (prepare(make_video(200), vtn, protocol=protocol) for protocol in ("10x3", "10x1"))
+    assert three.frames.shape[1:3] == (48, 72)
+    assert three.crops.tolist() == [[0, 0], [0, 12], [0, 24]]
+    assert one.frames.shape[1:3] == (64, 96)
+    assert one.crops.tolist() == [[8, 24]]
+
+
+def test_the_whole_video_has_as_many_frames_as_the_contract_says(
+    make_vtn_contract: MakeContract, make_video: MakeVideo, read_numbers: ReadNumbers
+):
+    prepared = prepare(make_video(300, fps=30), make_vtn_contract(num_full=7), protocol="full")
+    clip = [[0, 49, 99, 149, 199, 249, 299]]
+    assert shown_clips(prepared, read_numbers) == prepared.clip_positions.tolist() == clip
+    np.testing.assert_allclose(prepared.frame_times * 30, clip, rtol=1e-5)
+    assert prepared.warnings == ()
+
+
+def test_the_whole_of_a_short_video_repeats_frames_and_says_so(vtn: Contract, make_video: MakeVideo):
+    prepared = prepare(make_video(200), vtn)
+    assert len(prepared.frames) == len(prepared.unit_frames) == 200
+    assert prepared.clip_units.shape == prepared.frame_times.shape == (1, 250)
+    assert prepared.clip_positions[0, [0, 1, 248, 249]].tolist() == [0, 0, 199, 199]
+    assert words(prepared) == ["repeated"]
+
+
+def test_a_part_is_prepared_as_a_file_of_its_own(vtn: Contract, make_video: MakeVideo, read_numbers: ReadNumbers):
+    long, short = make_video(400), make_video(250)
+    for protocol in ("10x3", "full"):
+        found = prepare(long, vtn, protocol=protocol, start_s=4, end_s=14)
+        expected = prepare(short, vtn, protocol=protocol)
+        assert found.num_frames == 250
+        np.testing.assert_array_equal(found.clip_positions, expected.clip_positions)
+        assert (np.array(shown_clips(found, read_numbers)) - 100).tolist() == shown_clips(expected, read_numbers)
+        np.testing.assert_allclose(found.frame_times, expected.frame_times + 4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("container", ["mpegts", "matroska"])
+def test_a_stream_without_duration_is_sampled_in_the_whole_video(
+    container, vtn: Contract, make_video: MakeVideo, read_numbers: ReadNumbers
+):
+    prepared = prepare(make_video(250, container=container), vtn, protocol="10x3")
+    assert prepared.clip_positions.tolist() == shown_clips(prepared, read_numbers)
+    assert prepared.clip_positions[9, [0, 15]].tolist() == [109, 236]
+
+
+def test_a_cut_video_is_sampled_in_what_came(vtn: Contract, make_video: MakeVideo):
+    """Its header still says the duration of the whole."""
+    whole = make_video(400, muxer=(("moov_size", "16384"),), options=(("g", "5"),))
+    prepared = prepare(whole[: 16_384 + (len(whole) - 16_384) // 2], vtn, protocol="10x3")
+    assert words(prepared) == ["damaged"]
+    assert 150 < prepared.num_frames < 250
+    last_start = 0.9 * (prepared.num_frames - 128) / 25
+    np.testing.assert_allclose(prepared.frame_times[9, [0, 15]], [last_start, last_start + 5.08], atol=0.05)
+
+
+def test_decoded_frames_are_sampled_like_their_mp4(vtn: Contract, make_video: MakeVideo):
+    video = make_video(250, size=(96, 64))
+    with av.open(io.BytesIO(video), "r") as container:
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(np.uint8)
+    for parameters in ({"protocol": "10x3"}, {"protocol": "full", "start_s": 2.0}):
+        request = Request.from_parameters(parameters, vtn, Limits())
+        found = prepare_frames(frames, 25.0, request, vtn, Limits())
+        expected = prepare_video(video, request, vtn, Limits())
+        for name in ("frames", "unit_frames", "clip_units", "clip_positions", "crops"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
 
 @pytest.mark.parametrize(
@@ -335,7 +434,8 @@ def test_ordinary_videos_give_the_frames_of_a_full_decode(row, contract: Contrac
     prepared = prepare_video(video, request, contract, Limits())
     if not row["file"].startswith("action_engineer_nasa_multistream"):  # the manifest counts its first stream
         assert prepared.num_frames == int(row["frames_decoded"])
-    units = plan_units(sample_clips(contract, request.protocol, prepared.num_frames), unit_frames=2)
+    clips = sample_clips(contract, request.protocol, constant_clock(prepared.num_frames, fps=25.0))
+    units = plan_units(clips.frames, unit_frames=2)
     np.testing.assert_array_equal(prepared.unit_frames, units.unit_frames)
     np.testing.assert_array_equal(prepared.clip_units, units.clip_units)
     expected = []

@@ -9,7 +9,14 @@ from tubelet.spec.repository import REPOSITORY_FILE, RepositoryIndex, ServedMode
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    model = ServedModel(name="motion", contract_digest="sha256:0", shm_bytes=4096, max_silence_s=70.0)
+    model = ServedModel(
+        name="motion",
+        contract_digest="sha256:0",
+        entries=("motion", "motion_frames"),
+        canary_protocol="1x1",
+        shm_bytes=4096,
+        max_silence_s=70.0,
+    )
     index = RepositoryIndex(schema_version=1, target="cpu", models=(model,))
     index.save(tmp_path)
     assert RepositoryIndex.load(tmp_path) == index

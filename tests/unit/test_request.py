@@ -1,6 +1,7 @@
 """Request parameters: what is allowed comes through, everything else is an error that says what is."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from tubelet.spec.errors import InvalidRequestError, LimitError
 from tubelet.spec.limits import Limits
-from tubelet.spec.manifest import Contract
+from tubelet.spec.manifest import Contract, FullVideo
 from tubelet.spec.protocol import Protocol
 from tubelet.spec.request import PARAMETERS, Request
 from tubelet.spec.strict import decode
@@ -18,16 +19,27 @@ CONTRACT = decode(
     {
         "schema_version": 1,
         "name": "m",
-        "family": "vivit",
-        "variant": "factorised_encoder",
-        "geometry": dict.fromkeys(
-            ["unit_frames", "patch_px", "feature_dim", "encoder_layers", "encoder_heads", "temporal_layers"], 1
-        )
-        | {"temporal_heads": 1},
+        "network": {
+            "family": "vivit",
+            "variant": "factorised_encoder",
+            "classifier": "token",
+            "attention_order": None,
+            "sampled_frames": None,
+            "num_heads": None,
+        },
+        "geometry": {
+            "unit_frames": 1,
+            "feature_dim": 1,
+            "positions": False,
+            "attention": False,
+            "any_length": True,
+        },
         "sampler": {"kind": "scenic", "num_frames": 2, "stride": 1, "target_fps": None, "short_video": "wrap"},
+        "full_video": None,
         "resize": {
             "kind": "scenic",
             "short_side_px": 8,
+            "short_side_three_crops_px": 8,
             "kernel": "bilinear",
             "antialias": False,
             "on": "uint8_truncated",
@@ -38,6 +50,7 @@ CONTRACT = decode(
         "default_protocol": "4x3",
         "aggregation": "mean_logits",
         "heads": [{"name": "h", "num_classes": 2, "activation": "softmax", "labels_sha256": ""}],
+        "product": None,
     },
     where="contract",
 )
@@ -74,6 +87,7 @@ def test_nobody_gets_more_time_than_the_limit(deadline_ms: float) -> None:
         ({"protocl": "1x1"}, "unknown parameter 'protocl'; there are protocol, start_s, end_s, deadline_ms"),
         ({"b": 1, "a": 1}, "unknown parameter 'a', 'b'"),
         ({"protocol": "10x3"}, "m has no protocol '10x3'; it has 1x1, 4x3, 100x3, tsn"),
+        ({"protocol": "full"}, "m has no protocol 'full'; it has 1x1, 4x3, 100x3, tsn"),
         ({"protocol": 3}, "m has no protocol 3"),
         ({"start_s": "soon"}, "start_s must be a number, got 'soon'"),
         ({"start_s": True}, "start_s must be a number"),
@@ -93,6 +107,13 @@ def test_unfit_parameters_are_named(parameters: dict[str, object], message: str)
     assert message in caught.value.message
 
 
+def test_the_whole_video_is_a_protocol_of_the_models_that_have_it() -> None:
+    full_video = FullVideo(num_frames=250, span_s=10.0)
+    contract = replace(CONTRACT, protocols=("full", "1x1"), default_protocol="1x1", full_video=full_video)
+    request = Request.from_parameters({"protocol": "full"}, contract, Limits())
+    assert request.protocol == Protocol("full", 1, 1)
+
+
 def test_views_are_limited() -> None:
     with pytest.raises(LimitError, match="100x3 asks for 300 views, max_views is 64") as caught:
         read(protocol="100x3")
@@ -110,13 +131,15 @@ def test_a_protocols_name_is_read_or_refused(name: str) -> None:
     assert protocol.num_views >= 1
 
 
-@pytest.mark.parametrize(("name", "clips", "crops"), [("1x1", 1, 1), ("4x3", 4, 3), ("10x3", 10, 3), ("tsn", 1, 1)])
+@pytest.mark.parametrize(
+    ("name", "clips", "crops"), [("1x1", 1, 1), ("4x3", 4, 3), ("10x3", 10, 3), ("tsn", 1, 1), ("full", 1, 1)]
+)
 def test_protocols_of_the_papers(name: str, clips: int, crops: int) -> None:
     assert Protocol.parse(name) == Protocol(name, clips, crops)
 
 
 @pytest.mark.parametrize(
-    "name", ["0x1", "1x2", "1x0", "01x1", "1x1 ", "-1x3", "99999x1", "full", "", "1X1", "\u0661x1"]
+    "name", ["0x1", "1x2", "1x0", "01x1", "1x1 ", "-1x3", "99999x1", "fully", "", "1X1", "\u0661x1"]
 )
 def test_other_names_are_no_protocols(name: str) -> None:
     with pytest.raises(ValueError, match="a protocol is"):

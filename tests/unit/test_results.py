@@ -87,6 +87,8 @@ def test_the_json_form_is_plain_and_complete() -> None:
         "logits",
         "view_logits",
         "frame_times",
+        "attention",
+        "product",
         "report",
         "round_trip_ms",
         "network_ms",
@@ -105,7 +107,7 @@ def test_a_missing_tensor_is_a_broken_contract(name: str) -> None:
         ("LOGITS", np.zeros(5, np.float32)),
         ("LOGITS", np.array([0, np.nan, 0, 0], np.float32)),
         ("VIEW_LOGITS", np.zeros(4, np.float32)),
-        ("FRAME_TIMES", np.zeros((1, 9), np.float32)),
+        ("FRAME_TIMES", np.zeros(8, np.float32)),
         ("PROBABILITIES", np.zeros(4, np.float32)),
     ],
 )

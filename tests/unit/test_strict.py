@@ -17,10 +17,23 @@ from tubelet.spec.strict import canonical_json, decode, digest, encode
 class Leaf:
     side: int
     kind: Literal["square", "round"]
+    version: Literal[1]
 
     def __post_init__(self) -> None:
         if self.side < 0:
             raise ValueError("side must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bird:
+    animal: Literal["bird"]
+    wings_cm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Squirrel:
+    animal: Literal["squirrel", "chipmunk"]
+    nuts: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +46,9 @@ class Tree:
     leaves: tuple[Leaf, ...]
     point: tuple[int, int]
     tools: dict[str, str]
+    guest: Bird | Squirrel
+    visitor: Bird | Squirrel | None
+    trunk: Leaf | None
 
 
 GOOD: dict[str, Any] = {
@@ -41,23 +57,33 @@ GOOD: dict[str, Any] = {
     "deep": True,
     "limit": None,
     "note": "old",
-    "leaves": [{"side": 2, "kind": "square"}],
+    "leaves": [{"side": 2, "kind": "square", "version": 1}],
     "point": [1, 2],
     "tools": {"saw": "1.0"},
+    "guest": {"animal": "chipmunk", "nuts": [3, 1]},
+    "visitor": None,
+    "trunk": {"side": 3, "kind": "round", "version": 1},
 }
 
-leaves = st.builds(Leaf, side=st.integers(0, 2**53), kind=st.sampled_from(["square", "round"]))
+leaves = st.builds(Leaf, side=st.integers(0, 2**53), kind=st.sampled_from(["square", "round"]), version=st.just(1))
 finite = st.floats(allow_nan=False, allow_infinity=False)
+guests = st.builds(Bird, animal=st.just("bird"), wings_cm=finite) | st.builds(
+    Squirrel, animal=st.sampled_from(["squirrel", "chipmunk"]), nuts=st.lists(st.integers()).map(tuple)
+)
+texts = st.text().filter(lambda text: text != "none")
 trees = st.builds(
     Tree,
     name=st.text(),
     ratio=finite,
     deep=st.booleans(),
     limit=st.none() | finite,
-    note=st.none() | st.text(),
+    note=st.none() | texts,
     leaves=st.lists(leaves, max_size=3).map(tuple),
     point=st.tuples(st.integers(), st.integers()),
     tools=st.dictionaries(st.text(), st.text(), max_size=3),
+    guest=guests,
+    visitor=st.none() | guests,
+    trunk=st.none() | leaves,
 )
 
 
@@ -112,15 +138,32 @@ def test_missing_keys_are_refused(tree: Tree, key: str) -> None:
         ({"limit": "much"}, r"tree\.limit must be"),
         ({"note": 1}, r"tree\.note must be a value of type str"),
         ({"leaves": {"side": 1}}, r"tree\.leaves must be a list"),
-        ({"leaves": [{"side": 1.0, "kind": "square"}]}, r"tree\.leaves\[0\]\.side must be a value of type int"),
-        ({"leaves": [{"side": True, "kind": "square"}]}, r"tree\.leaves\[0\]\.side must be"),
-        ({"leaves": [{"side": 1, "kind": "oval"}]}, r"kind must be one of 'square', 'round', got 'oval'"),
-        ({"leaves": [{"side": -1, "kind": "round"}]}, r"tree\.leaves\[0\]: side must not be negative"),
+        (
+            {"leaves": [{"side": 1.0, "kind": "square", "version": 1}]},
+            r"tree\.leaves\[0\]\.side must be a value of type int",
+        ),
+        ({"leaves": [{"side": True, "kind": "square", "version": 1}]}, r"tree\.leaves\[0\]\.side must be"),
+        ({"leaves": [{"side": 1, "kind": "oval", "version": 1}]}, r"kind must be one of 'square', 'round', got 'oval'"),
+        ({"leaves": [{"side": -1, "kind": "round", "version": 1}]}, r"tree\.leaves\[0\]: side must not be negative"),
+        ({"trunk": {"side": 1, "kind": "round", "version": True}}, r"tree\.trunk\.version must be one of 1, got True"),
+        ({"trunk": {"side": 1, "kind": "round", "version": 1.0}}, r"tree\.trunk\.version must be one of 1, got 1.0"),
         ({"leaves": [3]}, r"tree\.leaves\[0\] must be a table"),
         ({"point": [1]}, r"tree\.point must be a list of 2"),
         ({"point": [1, 2, 3]}, r"tree\.point must be a list of 2"),
         ({"tools": ["saw"]}, r"tree\.tools must be a table"),
         ({"tools": {"saw": 1}}, r"tree\.tools\.saw must be"),
+        ({"guest": 3}, r"tree\.guest must be a table, got 3"),
+        ({"guest": None}, r"tree\.guest must be a table, got None"),
+        ({"guest": {}}, r"tree\.guest\.animal must be one of 'bird', 'squirrel', 'chipmunk', got None"),
+        ({"guest": {"animal": "cow"}}, r"tree\.guest\.animal must be one of 'bird', .*, got 'cow'"),
+        ({"guest": {"animal": ["bird"]}}, r"tree\.guest\.animal must be one of"),
+        ({"guest": {"animal": {}}}, r"tree\.guest\.animal must be one of"),
+        ({"guest": {"animal": "bird", "nuts": []}}, r"tree\.guest has unknown keys nuts; it has animal, wings_cm"),
+        ({"guest": {"animal": "bird"}}, r"tree\.guest lacks wings_cm"),
+        ({"guest": {"animal": "bird", "wings_cm": "wide"}}, r"tree\.guest\.wings_cm must be"),
+        ({"visitor": "some"}, r"tree\.visitor must be a table, got 'some'"),
+        ({"trunk": {"side": 1}}, r"tree\.trunk lacks kind, version"),
+        ({"leaves": [{"side": 1, "kind": [], "version": 1}]}, r"kind must be one of 'square', 'round', got \[\]"),
     ],
 )
 def test_values_of_another_type_are_refused_with_their_place(change: dict[str, Any], message: str) -> None:
@@ -142,18 +185,23 @@ def test_whole_numbers_may_stand_for_floats() -> None:
 
 def test_none_can_be_said_in_toml() -> None:
     assert decode(Tree, GOOD | {"limit": "none"}, where="tree").limit is None
-    assert decode(Tree, GOOD | {"note": "none"}, where="tree").note == "none"
+    assert decode(Tree, GOOD | {"visitor": "none"}, where="tree").visitor is None
+    assert decode(Tree, GOOD | {"trunk": "none"}, where="tree").trunk is None
+    assert decode(Tree, GOOD | {"note": "none"}, where="tree").note is None
+    assert decode(Tree, GOOD | {"name": "none"}, where="tree").name == "none"
+    with pytest.raises(RecipeError, match=r"tree\.guest must be a table, got 'none'"):
+        decode(Tree, GOOD | {"guest": "none"}, where="tree")
     with pytest.raises(RecipeError, match=r"tree\.ratio"):
         decode(Tree, GOOD | {"ratio": "none"}, where="tree")
 
 
 def test_canonical_json_is_one_line_of_sorted_keys() -> None:
-    assert canonical_json(Leaf(side=1, kind="round")) == '{"kind":"round","side":1}'
+    assert canonical_json(Leaf(side=1, kind="round", version=1)) == '{"kind":"round","side":1,"version":1}'
     assert canonical_json({"ä": 1, "b": (1, 2)}) == '{"b":[1,2],"ä":1}'
     with pytest.raises(ValueError, match="JSON"):
         canonical_json({"a": math.nan})
 
 
 def test_digest_is_the_sha256_of_the_canonical_json() -> None:
-    expected = "sha256:39073bc15b56cda3d3970e66711e0d2e9b22e443293944c79197df20c06c9e20"
-    assert digest(Leaf(side=1, kind="round")) == expected
+    expected = "sha256:bc822ad080a7974db05d3c78cbdd8912d22f24e37fcc4ebb99a65c1a59f76cd3"
+    assert digest(Leaf(side=1, kind="round", version=1)) == expected

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from tiny import CHECKPOINT
 
-from tubelet.export.compare import compare, probabilities, within
+from tubelet.export.compare import compare, within
 from tubelet.export.samples import generated_sample
-from tubelet.export.verify import BATCHES, verify_bundle
+from tubelet.export.verify import verify_bundle
 from tubelet.preprocess.canary import canary_video
 from tubelet.preprocess.geometry import cut_units
 from tubelet.spec.budgets import BUDGETS
@@ -63,11 +63,10 @@ def spoil(graph: Path, *, add: float, name: str | None = None) -> None:
 def test_a_good_bundle_passes_at_every_batch_size(bundle: Path) -> None:
     measured = verify_bundle(bundle, checkpoint=None, videos=None)
     views = [m for m in measured if "views" in m.stage]
-    assert len(views) == len(BATCHES)
-    assert 1 in BATCHES
+    assert [m.stage.partition(": ")[2] for m in views] == [f"views, {n} units at once" for n in (1, 5, 8)]
     assert all(m.num_views >= 16 for m in measured)
     assert all(m.max_abs_logit < 1e-5 for m in measured)
-    assert [m.stage for m in measured[-2:]] == ["generated: logits", "generated: probabilities"]
+    assert [m.stage for m in measured[-2:]] == ["generated, 6 frames: logits", "generated, 6 frames: probabilities"]
     assert parity(bundle)["passed"] is True
     assert len(parity(bundle)["measured"]) == len(measured)
 
@@ -114,7 +113,7 @@ def test_an_average_that_sums_is_found(bundle: Path) -> None:
     (mean,) = (node for node in model.graph.node if node.op_type == "ReduceMean")
     mean.op_type = "ReduceSum"
     onnx.save(model, graph)
-    with pytest.raises(ExportMismatchError, match="generated: logits"):
+    with pytest.raises(ExportMismatchError, match="generated, 6 frames: logits"):
         verify_bundle(bundle, checkpoint=None, videos=None)
 
 
@@ -188,7 +187,7 @@ def test_a_folder_without_videos_is_refused(bundle: Path, tmp_path: Path, kind: 
 
 
 def test_generated_views_are_different_pictures(contract: Contract) -> None:
-    sample = generated_sample(contract, seed=1)
+    sample = generated_sample(contract, num_frames=6, largest_batch=8, seed=1)
     assert sample.num_views == 18
     assert sample.unit_frames.shape[0] < sample.clip_units.size  # units are shared between clips
     views = cut_units(sample.frames, sample.unit_frames, sample.crops, size_px=contract.crop.size_px).astype(int)
@@ -198,7 +197,9 @@ def test_generated_views_are_different_pictures(contract: Contract) -> None:
 
 
 def test_generated_clips_depend_on_the_seed_only(contract: Contract) -> None:
-    first, second, other = (generated_sample(contract, seed=seed).frames for seed in (1, 1, 2))
+    first, second, other = (
+        generated_sample(contract, num_frames=6, largest_batch=8, seed=seed).frames for seed in (1, 1, 2)
+    )
     np.testing.assert_array_equal(first, second)
     assert (first != other).any()
 
@@ -225,13 +226,6 @@ def test_top1_is_counted_per_head(contract: Contract) -> None:
     found = np.array([[3, 2, 1, 1, 0]], np.float32)
     assert compare(found, expected, contract=two, stage="s", num_views=1).top1_agreement == 0.5
     assert compare(found, expected, contract=contract, stage="s", num_views=1).top1_agreement == 1.0
-
-
-def test_probabilities_do_not_overflow(contract: Contract) -> None:
-    sigmoid = dataclasses.replace(contract, heads=(dataclasses.replace(contract.heads[0], activation="sigmoid"),))
-    logits = np.array([[-1000, 0, 1000, 1, -1]], np.float32)
-    np.testing.assert_allclose(probabilities(logits, sigmoid)[0, :3], [0, 0.5, 1])
-    np.testing.assert_allclose(probabilities(logits, contract)[0], [0, 0, 1, 0, 0])
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,25 @@ LABELS = ("up", "down", "left", "right", "still")
 
 RECIPE = """
 name = "tiny"
-family = "vivit"
-variant = "factorised_encoder"
+full_video = "none"
 protocols = ["1x1", "2x3", "tsn"]
 default_protocol = "2x3"
 aggregation = "mean_logits"
+largest_batch = 8
+product = "none"
+
+[network]
+family = "vivit"
+variant = "factorised_encoder"
+classifier = "token"
+attention_order = "none"
+sampled_frames = "none"
+num_heads = "none"
 
 [checkpoint]
 format = "scenic"
 file = "checkpoint"
+sha256 = "none"
 source = "tests/assets/make_vivit_fe_tiny.py"
 licence = "Apache-2.0"
 
@@ -35,6 +45,7 @@ short_video = "wrap"
 [resize]
 kind = "scenic"
 short_side_px = 20
+short_side_three_crops_px = 20
 kernel = "bilinear"
 antialias = false
 on = "uint8_truncated"
@@ -52,6 +63,17 @@ std = [1.0, 1.0, 1.0]
 name = "direction"
 activation = "softmax"
 labels = "labels.txt"
+
+[published]
+title = "Tiny ViViT FE"
+paper = "arXiv:2103.15691"
+code = "tests/assets/make_vivit_fe_tiny.py"
+dataset = "none"
+accuracy = "untrained"
+aggregation_in_paper = "mean of logits"
+aggregation_in_code = "mean of logits"
+weights = "ours"
+notes = []
 """
 
 

@@ -6,33 +6,47 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
-from tubelet.checkpoints import scenic
-from tubelet.models.vivit import FactorisedEncoder
+from tubelet.checkpoints import gluoncv, gluonmm, huggingface, native, scenic, slowfast
+from tubelet.models.network import VideoNetwork
 from tubelet.spec.errors import RecipeError
+from tubelet.spec.manifest import CheckpointFormat
+from tubelet.spec.network import Network
 
 __all__ = ["load_model", "sha256_file"]
 
 
-def load_model(path: Path, *, format: str, family: str, variant: str) -> FactorisedEncoder:
+_LOADERS: dict[tuple[CheckpointFormat, str], Callable[..., VideoNetwork]] = {
+    ("scenic", "vivit"): scenic.load,
+    ("huggingface", "vivit"): huggingface.load,
+    ("slowfast", "vtn"): slowfast.load,
+    ("gluonmm", "vidtr"): gluonmm.load,
+    ("gluoncv", "i3d"): gluoncv.load,
+    **{("tubelet", family): native.load for family in ("vivit", "vtn", "vidtr", "i3d")},
+}
+"""By format and family; each takes the family's own kind of network."""
+
+
+def load_model(
+    path: Path, *, format: CheckpointFormat, network: Network, num_frames: int, crop_px: int
+) -> VideoNetwork:
     """Builds the network whose sizes and weights lie in a checkpoint, float32, in eval mode.
 
     Args:
         path: the file as its authors released it.
-        format: who wrote the file: ``scenic``.
-        family: ``vivit``.
-        variant: ``factorised_encoder``.
+        format: who wrote the file.
+        network: what the file cannot say.
+        num_frames: T, frames of a clip. Some shapes hold only a product of it and the crop's side.
+        crop_px: S, side of a frame.
 
     Raises:
-        RecipeError: ``bad_recipe``, where no such combination is known; ``bad_checkpoint``, where the file does not
-            hold exactly this network's parameters.
+        RecipeError: ``bad_recipe``, where this format has no such network; ``bad_checkpoint``, where the file does not
+            hold exactly this network's parameters, for clips of this size.
     """
-    key = (format, family, variant)
-    if key not in _LOADERS:
+    loader = _LOADERS.get((format, network.family))
+    if loader is None:
         known = "; ".join(" ".join(names) for names in _LOADERS)
-        raise RecipeError("bad_recipe", f"no loader for {' '.join(key)}; there are: {known}")
-    return _LOADERS[key](path).eval()
+        raise RecipeError("bad_recipe", f"no loader for {format} {network.family}; there are: {known}")
+    return loader(path, network, num_frames=num_frames, crop_px=crop_px).eval()
 
 
 def sha256_file(path: Path) -> str:
@@ -46,18 +60,3 @@ def sha256_file(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as exc:
         raise RecipeError("bad_checkpoint", f"cannot read {path}: {exc.strerror}") from exc
-
-
-def _scenic_factorised_encoder(path: Path) -> FactorisedEncoder:
-    parameters = scenic.read_parameters(path)
-    sizes = scenic.factorised_encoder_sizes(parameters)
-    with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
-        model = FactorisedEncoder(sizes)
-    model.load_state_dict(scenic.factorised_encoder_state(parameters, sizes), assign=True)
-    return model
-
-
-_LOADERS: dict[tuple[str, str, str], Callable[[Path], FactorisedEncoder]] = {
-    ("scenic", "vivit", "factorised_encoder"): _scenic_factorised_encoder,
-}
-"""By format, family and variant."""

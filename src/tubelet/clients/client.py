@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 
-from tubelet.clients.results import OUTPUTS, Classification, read_classification
+from tubelet.clients.results import AS_LABELS, Classification, read_classification
 from tubelet.clients.wire import (
     CHANNEL_OPTIONS,
     check_url,
@@ -20,10 +20,12 @@ from tubelet.clients.wire import (
     request_parameters,
     translated_errors,
 )
+from tubelet.spec.ensemble import EnsembleContract, decode_contract
 from tubelet.spec.errors import ContractError, InvalidRequestError, LimitError, RecipeError, UnavailableError
 from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Contract
 from tubelet.spec.strict import decode
+from tubelet.spec.tensors import answer_names
 
 __all__ = ["DEFAULT_URL", "VideoClassifier"]
 
@@ -55,7 +57,7 @@ class VideoClassifier:
         UnavailableError: no server answers, or no model is ready.
     """
 
-    contract: Contract
+    contract: Contract | EnsembleContract
     """What can be observed of the model: classes, protocols, shapes."""
     limits: Limits
     """What the server accepts in one request."""
@@ -158,6 +160,8 @@ class VideoClassifier:
         Raises:
             TubeletError: as `classify`.
         """
+        if isinstance(self.contract, EnsembleContract):
+            raise InvalidRequestError("bad_input", f"{self.contract.name} takes encoded videos only")
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
             raise InvalidRequestError(
                 "bad_input", f"frames must be uint8 [N, h, w, 3], got {frames.dtype} {list(frames.shape)}"
@@ -178,8 +182,11 @@ class VideoClassifier:
     def _infer(self, model: str, inputs: list[InferInput], *, parameters: dict[str, str], top: int) -> Classification:
         if top < 1:
             raise InvalidRequestError("bad_parameter", f"top must be at least 1, got {top}")
-        outputs = [InferRequestedOutput(name) for name in OUTPUTS]
-        outputs.append(InferRequestedOutput("PROBABILITIES", class_count=min(top, self.contract.num_classes)))
+        top = min(top, self.contract.num_classes)
+        outputs = [
+            InferRequestedOutput(name, class_count=top if name in AS_LABELS else 0)
+            for name in answer_names(self.contract)
+        ]
         deadline_ms = float(parameters["deadline_ms"])
         started = time.perf_counter()
         with translated_errors():
@@ -234,7 +241,7 @@ class VideoClassifier:
         with translated_errors():
             return self._triton.get_model_config(model, client_timeout=_QUESTION_TIMEOUT_S).config
 
-    def _read_model(self, model: str) -> tuple[Contract, Limits]:
+    def _read_model(self, model: str) -> tuple[Contract | EnsembleContract, Limits]:
         try:
             config = self._config(model)
         except UnavailableError as exc:
@@ -252,9 +259,9 @@ def _is_public(config: Any) -> bool:
     return config.platform == "ensemble" and not config.name.endswith("_frames") and "contract" in config.parameters
 
 
-def _read_parameters(model: str, parameters: dict[str, str]) -> tuple[Contract, Limits]:
+def _read_parameters(model: str, parameters: dict[str, str]) -> tuple[Contract | EnsembleContract, Limits]:
     try:
-        contract = decode(Contract, json.loads(parameters["contract"]), where="contract")
+        contract = decode_contract(json.loads(parameters["contract"]), where="contract")
         limits = decode(Limits, json.loads(parameters["limits"]), where="limits")
     except (KeyError, ValueError, RecipeError) as exc:
         raise ContractError(

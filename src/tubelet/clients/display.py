@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO
 
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tubelet.clients.evaluate import Evaluation, RowResult
-from tubelet.clients.results import Classification, Report
+from tubelet.clients.results import Classification, Label, Report
 
 __all__ = [
     "bar",
@@ -64,10 +64,10 @@ def show_classification(name: str, found: Classification, *, file: IO[str] | Non
     times = describe_time(report, network_ms=found.network_ms, round_trip_ms=found.round_trip_ms)
     if console.is_terminal:
         console.print(Text.assemble((printable(name), "bold"), ("  " + heading, "dim")), soft_wrap=True)
-        console.print(_label_table(found))
+        console.print(_label_table((*found.product, *found.labels)))
     else:
         _line(console, f"{printable(name)}: {heading}")
-        for label in found.labels:
+        for label in (*found.product, *found.labels):
             _line(console, f"  {label.probability:.4f}  {printable(label.name)}")
     for warning in report.warnings:
         _line(console, f"  warning: {printable(warning)}", style="yellow")
@@ -127,12 +127,12 @@ def _plain_progress(console: Console, what: str, total: int) -> Callable[[], Non
     return advance
 
 
-def _label_table(found: Classification) -> Table:
+def _label_table(labels: Sequence[Label]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(justify="right")
     table.add_column()
     table.add_column(overflow="fold")
-    for place, label in enumerate(found.labels):
+    for place, label in enumerate(labels):
         style = "green" if place == 0 else "cyan"
         percent = Text(f"{100 * label.probability:.1f} %")
         table.add_row(percent, Text(bar(label.probability), style=style), Text(printable(label.name)))

@@ -13,14 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import InferResult
 
+from tubelet.averaging import probabilities, product
+from tubelet.spec.ensemble import EnsembleContract
 from tubelet.spec.errors import ContractError
-from tubelet.spec.manifest import Contract, Head
+from tubelet.spec.manifest import Contract
 from tubelet.spec.strict import encode
+from tubelet.spec.tensors import answer_names
 
-__all__ = ["OUTPUTS", "Classification", "Label", "Report", "read_classification"]
+__all__ = ["AS_LABELS", "Classification", "Label", "Report", "read_classification"]
 
-OUTPUTS = ("LOGITS", "VIEW_LOGITS", "FRAME_TIMES", "REPORT")
-"""Tensors that are asked for as they are; PROBABILITIES is asked for as labels."""
+AS_LABELS = ("PROBABILITIES", "PRODUCT")
+"""Tensors that are asked for as labels; all others of an answer as they are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,8 +68,12 @@ class Classification:
     """``[C]``, averaged over the views as the contract says."""
     view_logits: NDArray[np.float32]
     """``[V, C]``, clip-major."""
-    frame_times: NDArray[np.float32]
-    """``[K, T]``, seconds from the start of the video."""
+    frame_times: NDArray[np.float32] | None
+    """``[K, T]``, seconds from the start of the video; None of models that answer together, each with its own."""
+    attention: NDArray[np.float32] | None
+    """``[V, n]``, how much the answer looked at each unit, where the model says it (VTN: its frames); else None."""
+    product: tuple[Label, ...]
+    """The most probable combinations of the heads' classes (Epic-Kitchens: actions), best first; empty without any."""
     report: Report
     round_trip_ms: float
     """From the call to the answer, measured by the client."""
@@ -83,7 +90,9 @@ class Classification:
             "labels": encode(self.labels),
             "logits": self.logits.tolist(),
             "view_logits": self.view_logits.tolist(),
-            "frame_times": self.frame_times.tolist(),
+            "frame_times": None if self.frame_times is None else self.frame_times.tolist(),
+            "attention": None if self.attention is None else self.attention.tolist(),
+            "product": encode(self.product),
             "report": encode(self.report),
             "round_trip_ms": self.round_trip_ms,
             "network_ms": self.network_ms,
@@ -92,7 +101,9 @@ class Classification:
         return plain
 
 
-def read_classification(answer: InferResult, *, contract: Contract, top: int, round_trip_ms: float) -> Classification:
+def read_classification(
+    answer: InferResult, *, contract: Contract | EnsembleContract, top: int, round_trip_ms: float
+) -> Classification:
     """Reads Triton's answer.
 
     Triton writes the probabilities of its labels with six decimals, so only names are taken from there; the numbers
@@ -100,7 +111,8 @@ def read_classification(answer: InferResult, *, contract: Contract, top: int, ro
     rounding.
 
     Args:
-        answer: with the tensors `OUTPUTS`, and PROBABILITIES as strings ``probability:index:name``.
+        answer: with the tensors of `tubelet.spec.tensors.answer_names`, those of `AS_LABELS` as strings
+            ``probability:index:name``.
         contract: gives the shapes and each head's activation.
         top: how many labels were asked for.
         round_trip_ms: as measured.
@@ -111,23 +123,32 @@ def read_classification(answer: InferResult, *, contract: Contract, top: int, ro
     logits = _floats(answer, "LOGITS", (contract.num_classes,))
     if not np.isfinite(logits).all():
         raise _unfit("has LOGITS that are not finite, from which no class follows")
-    names = _names(answer)
-    probabilities = _probabilities(logits, contract.heads)
-    # Logits tell apart what rounds to one probability, and the lower index goes first among equals, as with argmax.
-    order = np.lexsort((-logits, -probabilities))
-    # Where Triton's float32 has a tie at the cut, the set that it names may differ from ours: it has the names.
-    ranked = [int(index) for index in order if int(index) in names]
+    shares = probabilities(logits.astype(np.float64), contract.heads)
+    given = answer_names(contract)
+    product_labels: tuple[Label, ...] = ()
+    if "PRODUCT" in given:
+        products = product(shares, contract.heads)
+        product_labels = _labels(_names(answer, "PRODUCT"), products, (-products,), top)
     return Classification(
         model=contract.name,
-        labels=tuple(
-            Label(name=names[index], index=index, probability=float(probabilities[index])) for index in ranked[:top]
-        ),
+        # Logits tell apart what rounds to one probability, and the lower index goes first among equals, as with argmax.
+        labels=_labels(_names(answer, "PROBABILITIES"), shares, (-logits, -shares), top),
         logits=logits,
         view_logits=_floats(answer, "VIEW_LOGITS", (None, contract.num_classes)),
-        frame_times=_floats(answer, "FRAME_TIMES", (None, contract.sampler.num_frames)),
+        frame_times=_floats(answer, "FRAME_TIMES", (None, None)) if "FRAME_TIMES" in given else None,
+        attention=_floats(answer, "ATTENTION", (None, None)) if "ATTENTION" in given else None,
+        product=product_labels,
         report=_report(answer),
         round_trip_ms=round_trip_ms,
     )
+
+
+def _labels(
+    names: dict[int, str], shares: NDArray[np.float64], keys: tuple[NDArray[Any], ...], top: int
+) -> tuple[Label, ...]:
+    # Where Triton's float32 has a tie at the cut, the set that it names may differ from ours: it has the names.
+    ranked = [int(index) for index in np.lexsort(keys) if int(index) in names]
+    return tuple(Label(name=names[i], index=i, probability=float(shares[i])) for i in ranked[:top])
 
 
 def _floats(answer: InferResult, name: str, shape: Sequence[int | None]) -> NDArray[np.float32]:
@@ -143,10 +164,10 @@ def _floats(answer: InferResult, name: str, shape: Sequence[int | None]) -> NDAr
     return floats
 
 
-def _names(answer: InferResult) -> dict[int, str]:
-    strings = answer.as_numpy("PROBABILITIES")
+def _names(answer: InferResult, tensor: str) -> dict[int, str]:
+    strings = answer.as_numpy(tensor)
     if strings is None or strings.dtype != np.object_:
-        raise _unfit("lacks PROBABILITIES as labels")
+        raise _unfit(f"lacks {tensor} as labels")
     names = {}
     for string in strings.reshape(-1):
         # A class without a name has no third part; a name may hold colons.
@@ -155,32 +176,6 @@ def _names(answer: InferResult) -> dict[int, str]:
             raise _unfit("has a label that is not probability:index:name")
         names[int(found[1])] = found[2] or found[1]
     return names
-
-
-def _probabilities(logits: NDArray[np.float32], heads: Sequence[Head]) -> NDArray[np.float64]:
-    probabilities = np.empty(logits.shape, dtype=np.float64)
-    first = 0
-    for head in heads:
-        part = slice(first, first + head.num_classes)
-        probabilities[part] = _ACTIVATIONS[head.activation](logits[part].astype(np.float64))
-        first = part.stop
-    return probabilities
-
-
-def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    exponentials = np.exp(logits - logits.max())
-    probabilities: NDArray[np.float64] = exponentials / exponentials.sum()
-    return probabilities
-
-
-def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    # exp of a negative number only: it cannot overflow.
-    small = np.exp(-np.abs(logits))
-    probabilities: NDArray[np.float64] = np.where(logits >= 0, 1.0, small) / (1 + small)
-    return probabilities
-
-
-_ACTIVATIONS = {"softmax": _softmax, "sigmoid": _sigmoid}
 
 
 def _report(answer: InferResult) -> Report:

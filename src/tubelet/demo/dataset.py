@@ -18,16 +18,17 @@ from torch import Tensor
 from tubelet.demo.motion import LABELS
 from tubelet.demo.symmetry import recolour, transform
 from tubelet.demo.textures import Image
+from tubelet.demo.windows import random_window
 from tubelet.preprocess.container import open_video
 from tubelet.preprocess.decode import RgbConverter, read_frames
-from tubelet.preprocess.geometry import resize_frame
 from tubelet.preprocess.guard import Guard
 from tubelet.preprocess.normalise import normalise
+from tubelet.preprocess.resize import resize_frame
 from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Resize
 from tubelet.spec.recipe import Recipe
 
-__all__ = ["Example", "draw_batch", "load_examples", "read_table"]
+__all__ = ["Batch", "Example", "draw_batch", "load_examples", "read_table"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,20 @@ class Example:
 
     frames: Image
     """`[N, s, s, 3]`, the middle square of every frame, s the recipe's short side."""
+    fps: float
     label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B clips to learn from."""
+
+    clips: Tensor
+    """float32 `[B, T, S, S, 3]`, normalised."""
+    positions: Tensor
+    """int64 `[B, T]`, where in the clip's span each frame stood."""
+    classes: Tensor
+    """int64 `[B]`."""
 
 
 def read_table(table: Path) -> list[tuple[Path, str]]:
@@ -51,10 +65,10 @@ def load_examples(table: Path, *, resize: Resize, workers: int | None = None) ->
     context = multiprocessing.get_context("spawn")
     with context.Pool(workers or os.cpu_count(), initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         videos = pool.imap(functools.partial(_read_squares, resize), [path for path, _ in rows], chunksize=16)
-        return [Example(frames, label) for frames, (_, label) in zip(videos, rows, strict=True)]
+        return [Example(frames, fps, label) for (frames, fps), (_, label) in zip(videos, rows, strict=True)]
 
 
-def _read_squares(resize: Resize, path: Path) -> Image:
+def _read_squares(resize: Resize, path: Path) -> tuple[Image, float]:
     guard = Guard(Limits())
     to_rgb = RgbConverter()
     side = resize.short_side_px
@@ -66,33 +80,30 @@ def _read_squares(resize: Resize, path: Path) -> Image:
         squares.append(resized[y : y + side, x : x + side])
 
     with open_video(path.read_bytes(), guard) as source:
+        clock, _ = source.clock(source.pts)
         read_frames(source, guard, wanted=range(len(source.pts)), take=take)
-    return np.stack(squares)
+    return np.stack(squares), clock.fps
 
 
-def draw_batch(rng: np.random.Generator, examples: list[Example], *, recipe: Recipe) -> tuple[Tensor, Tensor]:
+def draw_batch(rng: np.random.Generator, examples: list[Example], *, recipe: Recipe) -> Batch:
     """Cuts one random clip out of each video, at a random place, and turns it by random symmetries.
 
     Args:
         rng: source of every choice.
         examples: B videos.
-        recipe: gives length, stride, crop and normalisation.
+        recipe: gives sampler, crop and normalisation.
 
     Returns:
-        Clips, float32 `[B, T, S, S, 3]`, normalised, and classes, int64 `[B]`.
+        B clips.
     """
-    clips, classes = [], []
+    clips, positions, classes = [], [], []
+    side, slack = recipe.crop.size_px, recipe.resize.short_side_px - recipe.crop.size_px
     for example in examples:
-        frames, label = transform(rng, _random_window(rng, example.frames, recipe), example.label)
+        window = random_window(rng, len(example.frames), fps=example.fps, sampler=recipe.sampler)
+        y, x = rng.integers(0, slack + 1, 2)
+        frames, label = transform(rng, example.frames[window.frames, y : y + side, x : x + side], example.label)
         clips.append(recolour(rng, frames))
+        positions.append(window.positions)
         classes.append(LABELS.index(label))
-    return torch.from_numpy(normalise(recipe.normalisation, np.stack(clips))), torch.tensor(classes)
-
-
-def _random_window(rng: np.random.Generator, frames: Image, recipe: Recipe) -> Image:
-    sampler, side = recipe.sampler, recipe.crop.size_px
-    num_frames = len(frames)
-    start = rng.integers(0, max(0, num_frames - sampler.num_frames * sampler.stride) + 1)
-    indices = (start + sampler.stride * np.arange(sampler.num_frames)) % num_frames  # scenic's wrap
-    y, x = rng.integers(0, recipe.resize.short_side_px - side + 1, 2)
-    return frames[indices, y : y + side, x : x + side]
+    pixels = normalise(recipe.normalisation, np.stack(clips))
+    return Batch(torch.from_numpy(pixels), torch.from_numpy(np.stack(positions)), torch.tensor(classes))

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from tubelet.checkpoints.load import load_model
+from tubelet.averaging import average_views, view_rows
 from tubelet.demo.dataset import read_table
-from tubelet.export.bundle import contract_of, read_labels
-from tubelet.models.vivit import FactorisedEncoder
+from tubelet.export.bundle import contract_of, load_plan, read_labels
+from tubelet.models.network import TwoStageVideoNetwork, VideoNetwork
 from tubelet.preprocess.geometry import cut_units
 from tubelet.preprocess.normalise import normalise
 from tubelet.preprocess.prepare import prepare_video
@@ -59,17 +60,16 @@ def evaluate_in_torch(table: Path, *, recipe: Path, protocol: str | None = None)
         InvalidVideoError: a video of the table is unfit.
     """
     plan = Recipe.load(recipe)
-    source = plan.checkpoint
-    model = load_model(recipe.parent / source.file, format=source.format, family=plan.family, variant=plan.variant)
+    model = load_plan(plan, recipe.parent / plan.checkpoint.file)
     labels = read_labels(plan, recipe.parent)[plan.heads[0].name]
     return evaluate_model(table, model=model, recipe=plan, labels=labels, protocol=protocol)
 
 
 def evaluate_model(
-    table: Path, *, model: FactorisedEncoder, recipe: Recipe, labels: Sequence[str], protocol: str | None = None
+    table: Path, *, model: VideoNetwork, recipe: Recipe, labels: Sequence[str], protocol: str | None = None
 ) -> TorchEvaluation:
     """As `evaluate_in_torch`, for a network in memory, which is left in eval mode."""
-    contract = contract_of(recipe, model.sizes, {recipe.heads[0].name: tuple(labels)})
+    contract = contract_of(recipe, model, {recipe.heads[0].name: tuple(labels)})
     parameters = {} if protocol is None else {"protocol": protocol}
     request = Request.from_parameters(parameters, contract, Limits())
     rows = read_table(table)
@@ -79,15 +79,19 @@ def evaluate_model(
 
 
 @torch.inference_mode()
-def _logits(video: bytes, request: Request, contract: Contract, model: FactorisedEncoder) -> torch.Tensor:
-    """Logits `[C]`, the mean over the protocol's views."""
+def _logits(video: bytes, request: Request, contract: Contract, model: VideoNetwork) -> NDArray[np.float32]:
+    """Logits `[C]` of all views of the protocol together."""
     prepared = prepare_video(video, request, contract, Limits())
     units = cut_units(prepared.frames, prepared.unit_frames, prepared.crops, size_px=contract.crop.size_px)
-    features = model.encode(torch.from_numpy(normalise(contract.normalisation, units)))  # [U*R, D], crop fastest
+    pixels = torch.from_numpy(normalise(contract.normalisation, units))  # [U*R, t, S, S, 3], crop fastest
     num_crops = len(prepared.crops)
-    rows = prepared.clip_units[:, None] * num_crops + np.arange(num_crops)[:, None]  # [K, R, n]
-    views = torch.from_numpy(rows.reshape(-1, contract.units_per_clip))
-    return model.classify(features[views]).mean(dim=0)
+    rows = torch.from_numpy(view_rows(prepared.clip_units, num_crops))  # [V, n]
+    if isinstance(model, TwoStageVideoNetwork):
+        positions = torch.from_numpy(prepared.clip_positions).repeat_interleave(num_crops, dim=0)  # [V, n]
+        views = model.classify(model.encode(pixels)[rows], positions)
+    else:
+        views = model(pixels)[rows[:, 0]]
+    return average_views(views.numpy(), contract.aggregation, contract.heads)
 
 
 def _agreement(wanted: Sequence[str], found: Sequence[str]) -> float:

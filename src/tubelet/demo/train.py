@@ -25,7 +25,8 @@ from tubelet.demo.dataset import Example, draw_batch, load_examples
 from tubelet.demo.evaluate import TorchEvaluation, evaluate_model
 from tubelet.demo.initialise import initialise
 from tubelet.demo.motion import LABELS
-from tubelet.models.vivit import FactorisedEncoder, FactorisedEncoderSizes
+from tubelet.models.vivit import FactorisedEncoder
+from tubelet.models.vivit_sizes import EncoderSizes, FactorisedEncoderSizes
 from tubelet.spec.recipe import Recipe
 
 __all__ = ["EVALUATION_CLIPS", "EVALUATION_SEED", "Schedule", "motion_sizes", "train"]
@@ -62,11 +63,10 @@ def motion_sizes(recipe: Recipe) -> FactorisedEncoderSizes:
         crop_px=recipe.crop.size_px,
         patch_px=8,
         width=96,
-        mlp_width=192,
-        spatial_layers=3,
-        spatial_heads=4,
-        temporal_layers=2,
-        temporal_heads=4,
+        spatial=EncoderSizes(num_layers=3, num_heads=4, mlp_width=192),
+        temporal=EncoderSizes(num_layers=2, num_heads=4, mlp_width=192),
+        classifier="token",
+        representation_width=None,
         num_classes=len(LABELS),
     )
 
@@ -162,7 +162,7 @@ def main(out: Path, recipe_file: Path, work: Path, clips: int, steps: int) -> No
     examples = load_examples(table, resize=recipe.resize)
     model = train(examples, recipe=recipe, schedule=Schedule(steps=steps), progress=say)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_checkpoint(out, model.state_dict(), model.sizes)
+    write_checkpoint(out, model)
     say(f"wrote {out}")
     held_out = write_clips(work / "evaluation", split="evaluation", seed=EVALUATION_SEED, count=EVALUATION_CLIPS)
     for line in _report(evaluate_model(held_out, model=model, recipe=recipe, labels=LABELS)):

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,12 +11,12 @@ from pathlib import Path
 from tubelet import __version__
 from tubelet.checkpoints.load import load_model, sha256_file
 from tubelet.export.onnx import OPSET, export_graphs
+from tubelet.export.staging import staging
 from tubelet.export.verify import BUDGET, measure
-from tubelet.models.vivit import FactorisedEncoder, FactorisedEncoderSizes
+from tubelet.models.network import TwoStageVideoNetwork, VideoNetwork
 from tubelet.spec.budgets import BUDGETS
-from tubelet.spec.errors import InvalidRequestError, RecipeError
+from tubelet.spec.errors import RecipeError
 from tubelet.spec.manifest import (
-    MANIFEST_FILE,
     Build,
     Checkpoint,
     Contract,
@@ -29,7 +26,7 @@ from tubelet.spec.manifest import (
 )
 from tubelet.spec.recipe import HeadRecipe, Recipe
 
-__all__ = ["contract_of", "export_bundle", "label_file", "read_labels"]
+__all__ = ["contract_of", "export_bundle", "label_file", "load_plan", "read_labels"]
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
@@ -59,29 +56,22 @@ def export_bundle(
     """
     plan = Recipe.load(recipe)
     weights = checkpoint if checkpoint is not None else recipe.parent / plan.checkpoint.file
-    progress(f"reading {weights.name}")
-    sha256 = sha256_file(weights)
-    model = load_model(weights, format=plan.checkpoint.format, family=plan.family, variant=plan.variant)
     labels = read_labels(plan, recipe.parent)
-    contract = contract_of(plan, model.sizes, labels)
-    build = _build(
-        model,
-        Checkpoint(
-            format=plan.checkpoint.format,
-            file=weights.name,
-            sha256=sha256,
-            source=plan.checkpoint.source,
-            licence=plan.checkpoint.licence,
-        ),
-    )
-    with _staging(out) as folder:
+    progress(f"reading {weights.name}")
+    checkpoint_read = _identify(plan, weights)
+    model = load_plan(plan, weights)
+    contract = contract_of(plan, model, labels)
+    build = _build(plan, model, checkpoint_read)
+    with staging(out) as folder:
         for head in contract.heads:
             text = _label_text(labels[head.name])
             (folder / label_file(contract, head)).write_text(text, encoding="utf-8")
         for graph in export_graphs(model, contract, out=folder):
             progress(f"exported {graph}")
         progress("verifying")
-        measured = measure(folder, contract, model=model, videos=None, progress=progress)
+        measured = measure(
+            folder, contract, model=model, largest_batch=plan.largest_batch, videos=None, progress=progress
+        )
         manifest = Manifest(contract=contract, contract_digest=contract.digest, build=replace(build, measured=measured))
         manifest.save(folder)
     progress(f"wrote {out}")
@@ -93,12 +83,23 @@ def label_file(contract: Contract, head: Head) -> str:
     return "labels.txt" if len(contract.heads) == 1 else f"labels.{head.name}.txt"
 
 
-def contract_of(plan: Recipe, sizes: FactorisedEncoderSizes, labels: dict[str, tuple[str, ...]]) -> Contract:
+def load_plan(plan: Recipe, weights: Path) -> VideoNetwork:
+    """The network that a recipe describes, with the weights of a file; see `tubelet.checkpoints.load.load_model`."""
+    return load_model(
+        weights,
+        format=plan.checkpoint.format,
+        network=plan.network,
+        num_frames=plan.sampler.num_frames,
+        crop_px=plan.crop.size_px,
+    )
+
+
+def contract_of(plan: Recipe, model: VideoNetwork, labels: dict[str, tuple[str, ...]]) -> Contract:
     """What a recipe and a network promise together.
 
     Args:
         plan: the recipe.
-        sizes: of the network, as its checkpoint has them.
+        model: the network, as its checkpoint has it.
         labels: of each head, by its name, in the order of its logits.
 
     Raises:
@@ -107,17 +108,17 @@ def contract_of(plan: Recipe, sizes: FactorisedEncoderSizes, labels: dict[str, t
     names = [head.name for head in plan.heads]
     if len(set(names)) != len(names):
         raise RecipeError("bad_recipe", f"recipe.heads must have different names, got {', '.join(names)}")
-    _agree("sampler.num_frames", plan.sampler.num_frames, sizes.num_frames)
-    _agree("crop.size_px", plan.crop.size_px, sizes.crop_px)
-    _agree("the number of labels", sum(map(len, labels.values())), sizes.num_classes)
+    _agree("sampler.num_frames", plan.sampler.num_frames, model.num_frames)
+    _agree("crop.size_px", plan.crop.size_px, model.crop_px)
+    _agree("the number of labels", sum(map(len, labels.values())), model.num_classes)
     try:
         return Contract(
             schema_version=1,
             name=plan.name,
-            family=plan.family,
-            variant=plan.variant,
-            geometry=_geometry(sizes),
+            network=plan.network,
+            geometry=_geometry(model),
             sampler=plan.sampler,
+            full_video=plan.full_video,
             resize=plan.resize,
             crop=plan.crop,
             normalisation=plan.normalisation,
@@ -125,6 +126,7 @@ def contract_of(plan: Recipe, sizes: FactorisedEncoderSizes, labels: dict[str, t
             default_protocol=plan.default_protocol,
             aggregation=plan.aggregation,
             heads=tuple(_head(head, labels[head.name]) for head in plan.heads),
+            product=plan.product,
         )
     except ValueError as exc:
         raise RecipeError("bad_recipe", f"recipe: {exc}") from exc
@@ -135,15 +137,31 @@ def _agree(name: str, stated: int, found: int) -> None:
         raise RecipeError("bad_recipe", f"{name} is {stated} in the recipe, and {found} in the checkpoint's tensors")
 
 
-def _geometry(sizes: FactorisedEncoderSizes) -> Geometry:
+def _geometry(model: VideoNetwork) -> Geometry:
+    if not isinstance(model, TwoStageVideoNetwork):
+        return Geometry(
+            unit_frames=model.unit_frames, feature_dim=None, positions=False, attention=False, any_length=False
+        )
     return Geometry(
-        unit_frames=sizes.tubelet_frames,
-        patch_px=sizes.patch_px,
-        feature_dim=sizes.width,
-        encoder_layers=sizes.spatial_layers,
-        encoder_heads=sizes.spatial_heads,
-        temporal_layers=sizes.temporal_layers,
-        temporal_heads=sizes.temporal_heads,
+        unit_frames=model.unit_frames,
+        feature_dim=model.feature_dim,
+        positions=model.takes_positions,
+        attention=model.gives_attention,
+        any_length=model.takes_any_length,
+    )
+
+
+def _identify(plan: Recipe, weights: Path) -> Checkpoint:
+    """Who the file is; where the recipe knows its SHA-256, no other file passes for it."""
+    source, sha256 = plan.checkpoint, sha256_file(weights)
+    if source.sha256 not in (None, sha256):
+        raise RecipeError(
+            "bad_checkpoint",
+            f"{weights.name} is not the released file: SHA-256 {source.sha256} is expected, got {sha256}; "
+            'for weights of your own set checkpoint.sha256 = "none" in a copy of the recipe',
+        )
+    return Checkpoint(
+        format=source.format, file=weights.name, sha256=sha256, source=source.source, licence=source.licence
     )
 
 
@@ -152,9 +170,10 @@ def _head(head: HeadRecipe, labels: tuple[str, ...]) -> Head:
     return Head(name=head.name, num_classes=len(labels), activation=head.activation, labels_sha256=digest)
 
 
-def _build(model: FactorisedEncoder, checkpoint: Checkpoint) -> Build:
+def _build(plan: Recipe, model: VideoNetwork, checkpoint: Checkpoint) -> Build:
     return Build(
         checkpoint=checkpoint,
+        largest_batch=plan.largest_batch,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         opset=OPSET,
         precision="fp32",
@@ -177,7 +196,11 @@ def _read_labels(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as exc:
-        raise RecipeError("bad_recipe", f"cannot read the labels {path}: {exc.strerror}") from exc
+        raise RecipeError(
+            "bad_recipe",
+            f"cannot read the labels {path}: {exc.strerror}; one label per line, in the order of the logits, is "
+            "expected there (export/labels/README.md says where published lists come from)",
+        ) from exc
     except ValueError as exc:
         raise RecipeError("bad_recipe", f"the labels {path.name} are not UTF-8 text") from exc
     labels = tuple(line.strip() for line in lines)
@@ -188,30 +211,3 @@ def _read_labels(path: Path) -> tuple[str, ...]:
 
 def _label_text(labels: tuple[str, ...]) -> str:
     return "".join(f"{label}\n" for label in labels)
-
-
-@contextmanager
-def _staging(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` that takes its place when the block succeeds, and is gone when it fails."""
-    if out.exists() and not (out / MANIFEST_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise InvalidRequestError("bad_parameter", f"{out} is there and is no bundle; choose another folder")
-    partial, old = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("partial", "old"))
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        _swap(partial, out, old)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _swap(new: Path, place: Path, old: Path) -> None:
-    if not place.exists():
-        new.rename(place)
-        return
-    place.rename(old)
-    try:
-        new.rename(place)
-    except OSError:
-        old.rename(place)
-        raise

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from tubelet.spec.manifest import Budget, Contract, Measurement
 
-__all__ = ["Logits", "compare", "probabilities", "within"]
+__all__ = ["Logits", "compare", "within"]
 
 Logits = NDArray[np.float32]
 """``[rows, C]``."""
@@ -46,18 +46,6 @@ def within(budget: Budget, measured: Measurement) -> bool:
     """Whether a measurement keeps a budget; one that is not a number does not."""
     close = budget.max_abs_logit is None or measured.max_abs_logit <= budget.max_abs_logit
     return close and measured.cosine >= budget.min_cosine and measured.top1_agreement >= budget.min_top1_agreement
-
-
-def probabilities(logits: Logits, contract: Contract) -> Logits:
-    """The activation of each head, on float32 ``[rows, C]``, in NumPy."""
-    parts = []
-    for head, part in zip(contract.heads, _by_head(logits, contract), strict=True):
-        if head.activation == "softmax":
-            exponents = np.exp(part - part.max(axis=1, keepdims=True))
-            parts.append(exponents / exponents.sum(axis=1, keepdims=True))
-        else:
-            parts.append(0.5 + 0.5 * np.tanh(0.5 * part))
-    return np.concatenate(parts, axis=1)
 
 
 def _by_head(logits: Logits, contract: Contract) -> list[Logits]:

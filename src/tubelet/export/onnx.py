@@ -1,8 +1,4 @@
-"""The four graphs of a bundle: modules beside the network, and their ONNX files.
-
-Axes are those of `tubelet.spec.tensors`: F frames, U distinct units of t frames, R crops of side S, K clips of n units,
-V = K*R views (view k*R+r is clip k in crop r), D width, C classes. Every axis that a request decides is dynamic.
-"""
+"""The ONNX files of a bundle: a graph for each step after the decoder, every axis that a request decides dynamic."""
 
 from __future__ import annotations
 
@@ -17,105 +13,17 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from tubelet.models.vivit import FactorisedEncoder
-from tubelet.spec.manifest import Contract, Normalisation
+from tubelet.export.graphs import AttendViews, AverageUnits, AverageViews, ClassifyViews, EncodeUnits, MakeUnits
+from tubelet.models.network import TwoStageVideoNetwork, VideoNetwork
+from tubelet.spec.manifest import Contract
 
-__all__ = [
-    "EXTERNAL_DATA_BYTES",
-    "GRAPH_STEPS",
-    "OPSET",
-    "Average",
-    "ClassifyViews",
-    "EncodeUnits",
-    "MakeUnits",
-    "export_graphs",
-    "graph_file",
-]
-
-GRAPH_STEPS = ("units", "encoder", "temporal", "average")
-"""The steps of a served model that are graphs; the other, ``sample``, decodes."""
+__all__ = ["EXTERNAL_DATA_BYTES", "OPSET", "export_graphs", "graph_file"]
 
 OPSET = 20
 """The first with GELU's tanh form. 23 adds Attention: ONNX Runtime 1.31 runs that no faster, fewer engines read it."""
 
 EXTERNAL_DATA_BYTES = 1_000_000_000
 """Weights of more bytes lie beside the graph, in ``<graph>.data``: a protobuf message ends at 2 GiB."""
-
-
-class MakeUnits(nn.Module):
-    """Cuts the encoder's inputs out of the frames: step ``units``."""
-
-    def __init__(self, contract: Contract) -> None:
-        super().__init__()
-        self.side = contract.crop.size_px
-
-    def forward(self, frames: Tensor, unit_frames: Tensor, crops: Tensor) -> Tensor:
-        """uint8 `[F, h, w, 3]`, int `[U, t]`, int `[R, 2]` (y, x) -> uint8 `[U*R, t, S, S, 3]`, row u*R+r.
-
-        Columns are cut once per frame, rows once per unit: both are copies of whole runs of bytes.
-        """
-        height, num_crops, side = frames.shape[1], crops.shape[0], self.side
-        window = torch.arange(side)
-        columns = (crops[:, 1:].long() + window).flatten()  # [R*S]
-        strips = frames.index_select(2, columns).reshape(-1, side, 3)  # [F*h*R, S, 3]
-        rows = crops[:, :1].long() + window  # [R, S]
-        crop = torch.arange(num_crops).unsqueeze(1)
-        starts = (unit_frames.long() * height)[:, None, :, None]  # [U, 1, t, 1]
-        index = (starts + rows[None, :, None, :]) * num_crops + crop[None, :, None]  # [U, R, t, S]
-        return strips.index_select(0, index.flatten()).reshape(-1, unit_frames.shape[1], side, side, 3)
-
-
-class EncodeUnits(nn.Module):
-    """Normalises bytes and runs the network's first stage: step ``encoder``."""
-
-    scale: Tensor
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: FactorisedEncoder, normalisation: Normalisation) -> None:
-        super().__init__()
-        self.model = model
-        self.register_buffer("scale", torch.tensor(normalisation.scale), persistent=False)
-        self.register_buffer("mean", torch.tensor(normalisation.mean), persistent=False)
-        self.register_buffer("std", torch.tensor(normalisation.std), persistent=False)
-
-    def forward(self, units: Tensor) -> Tensor:
-        """uint8 `[u, t, S, S, 3]` -> FEATURES float32 `[u, D]`."""
-        return self.model.encode((units.float() * self.scale - self.mean) / self.std)
-
-
-class ClassifyViews(nn.Module):
-    """Puts the features of each view together and runs the network's second stage: step ``temporal``."""
-
-    def __init__(self, model: FactorisedEncoder) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, features: Tensor, clip_units: Tensor, crops: Tensor) -> Tensor:
-        """float32 `[U*R, D]`, int `[K, n]`, int `[R, 2]` (its length counts) -> VIEW_LOGITS float32 `[K*R, C]`."""
-        num_crops = crops.shape[0]
-        rows = clip_units.long()[:, None, :] * num_crops + torch.arange(num_crops)[None, :, None]  # [K, R, n]
-        views = features.index_select(0, rows.flatten()).reshape(-1, clip_units.shape[1], features.shape[1])
-        return self.model.classify(views)
-
-
-class Average(nn.Module):
-    """Views to one answer: step ``average``. Logits are averaged, then each head's activation is applied."""
-
-    def __init__(self, contract: Contract) -> None:
-        super().__init__()
-        self.heads = [(head.num_classes, head.activation) for head in contract.heads]
-
-    def forward(self, view_logits: Tensor) -> tuple[Tensor, Tensor]:
-        """float32 `[V, C]` -> LOGITS `[C]`, PROBABILITIES `[C]`."""
-        logits = view_logits.mean(dim=0)
-        parts = torch.split(logits, [num_classes for num_classes, _ in self.heads])
-        activations = [activation for _, activation in self.heads]
-        probabilities = [
-            part.softmax(dim=0) if activation == "softmax" else part.sigmoid()
-            for part, activation in zip(parts, activations, strict=True)
-        ]
-        return logits, torch.cat(probabilities)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,14 +45,14 @@ def graph_file(step: str) -> str:
 
 
 def export_graphs(
-    model: FactorisedEncoder, contract: Contract, *, out: Path, external_data_bytes: int = EXTERNAL_DATA_BYTES
+    model: VideoNetwork, contract: Contract, *, out: Path, external_data_bytes: int = EXTERNAL_DATA_BYTES
 ) -> Iterator[str]:
     """Writes the graphs of a model into the folder ``out``, checked by ONNX's own checker.
 
     Each graph's metadata holds ``contract_digest`` and ``step``.
 
     Yields:
-        The name of each file when it is there, in the order of `GRAPH_STEPS`.
+        The name of each file when it is there, in the order of the steps.
     """
     for graph in _graphs(model, contract):
         path = out / graph_file(graph.step)
@@ -155,14 +63,17 @@ def export_graphs(
         yield path.name
 
 
-def _graphs(model: FactorisedEncoder, contract: Contract) -> Iterator[_Graph]:
+def _graphs(model: VideoNetwork, contract: Contract) -> Iterator[_Graph]:
     t, side, _, channels = contract.unit_shape
-    frames = torch.zeros(3, side + 2, side + 4, channels, dtype=torch.uint8)
     crops = torch.zeros(3, 2, dtype=torch.int32)
     yield _Graph(
         step="units",
         module=MakeUnits(contract),
-        inputs={"FRAMES": frames, "UNIT_FRAMES": torch.zeros(2, t, dtype=torch.int32), "CROPS": crops},
+        inputs={
+            "FRAMES": torch.zeros(3, side + 2, side + 4, channels, dtype=torch.uint8),
+            "UNIT_FRAMES": torch.zeros(2, t, dtype=torch.int32),
+            "CROPS": crops,
+        },
         axes=({0: "F", 1: "h", 2: "w"}, {0: "U"}, {0: "R"}),
         outputs=("UNITS",),
     )
@@ -171,22 +82,55 @@ def _graphs(model: FactorisedEncoder, contract: Contract) -> Iterator[_Graph]:
         module=EncodeUnits(model, contract.normalisation),
         inputs={"UNITS": torch.zeros(2, *contract.unit_shape, dtype=torch.uint8)},
         axes=({0: "u"},),
-        outputs=("FEATURES",),
+        outputs=("FEATURES",) if isinstance(model, TwoStageVideoNetwork) else ("LOGITS",),
     )
-    clip_units = torch.zeros(2, contract.units_per_clip, dtype=torch.int32)
-    yield _Graph(
+    answer = ("LOGITS", "PROBABILITIES") + (("PRODUCT",) if contract.product is not None else ())
+    if isinstance(model, TwoStageVideoNetwork):
+        yield _temporal_graph(model, contract, crops)
+        yield _Graph(
+            step="average",
+            module=AverageViews(contract),
+            inputs={"VIEW_LOGITS": torch.zeros(2, contract.num_classes)},
+            axes=({0: "V"},),
+            outputs=answer,
+        )
+    else:
+        logits = torch.zeros(6, contract.num_classes)
+        yield _Graph(
+            step="average",
+            module=AverageUnits(contract),
+            inputs={"UNIT_LOGITS": logits, "CLIP_UNITS": torch.zeros(2, 1, dtype=torch.int32), "CROPS": crops},
+            axes=({0: "x"}, {0: "K"}, {0: "R"}),
+            outputs=(*answer, "VIEW_LOGITS"),
+        )
+
+
+def _temporal_graph(model: TwoStageVideoNetwork, contract: Contract, crops: Tensor) -> _Graph:
+    # An example length of 1 would be taken for a constant.
+    n = max(2, contract.units_per_clip) if contract.geometry.any_length else contract.units_per_clip
+    clips: dict[int, str] = {0: "K", 1: "n"} if contract.geometry.any_length else {0: "K"}
+    features = torch.zeros(6, model.feature_dim)
+    clip_units = torch.zeros(2, n, dtype=torch.int32)
+    if contract.geometry.attention:
+        return _Graph(
+            step="temporal",
+            module=AttendViews(model),
+            # A tensor that comes twice would be traced as one input.
+            inputs={
+                "FEATURES": features,
+                "CLIP_UNITS": clip_units,
+                "CLIP_POSITIONS": clip_units.clone(),
+                "CROPS": crops,
+            },
+            axes=({0: "x"}, clips, clips, {0: "R"}),
+            outputs=("VIEW_LOGITS", "ATTENTION"),
+        )
+    return _Graph(
         step="temporal",
         module=ClassifyViews(model),
-        inputs={"FEATURES": torch.zeros(6, contract.geometry.feature_dim), "CLIP_UNITS": clip_units, "CROPS": crops},
-        axes=({0: "x"}, {0: "K"}, {0: "R"}),
+        inputs={"FEATURES": features, "CLIP_UNITS": clip_units, "CROPS": crops},
+        axes=({0: "x"}, clips, {0: "R"}),
         outputs=("VIEW_LOGITS",),
-    )
-    yield _Graph(
-        step="average",
-        module=Average(contract),
-        inputs={"VIEW_LOGITS": torch.zeros(2, contract.num_classes)},
-        axes=({0: "V"},),
-        outputs=("LOGITS", "PROBABILITIES"),
     )
 
 
@@ -224,6 +168,8 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
+            # Two inputs have one axis in common, under one name, which is what we want.
+            warnings.filterwarnings("ignore", "# The axis name", UserWarning)
             yield
     finally:
         logger.setLevel(level)

@@ -1,45 +1,44 @@
-"""Writes Triton model repositories from bundles; every configuration goes through Triton's own protobuf."""
+"""Writes Triton model repositories from bundles."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from tubelet.export.configs import PRODUCT_LABELS, ensemble_configs, model_configs
 from tubelet.preprocess.canary import canary_video
+from tubelet.spec.ensemble import EnsembleContract
 from tubelet.spec.errors import ContractError, InvalidRequestError
 from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Contract, Manifest
+from tubelet.spec.protocol import Protocol
 from tubelet.spec.repository import RepositoryIndex, ServedModel
-from tubelet.spec.strict import canonical_json
-from tubelet.spec.tensors import Step, TensorSpec, step_tensors
+from tubelet.spec.tensors import Step
 
 __all__ = ["Target", "write_repository"]
 
 Target = Literal["cpu"]
 
-STEPS: tuple[Step, ...] = ("sample", "units", "encoder", "temporal", "average")
-"""The chain behind the public name, in the order of the data."""
-
 _GRAPHS: dict[Step, str] = {"encoder": "encoder.onnx", "temporal": "temporal.onnx"}
-_INSTANCES: dict[Step, int] = {"sample": 2}
-"""Processes of a step, where one is not enough: one video is decoded while another is demuxed."""
-
-_PB_TYPES = {
-    "BYTES": pb.TYPE_STRING,
-    "UINT8": pb.TYPE_UINT8,
-    "INT32": pb.TYPE_INT32,
-    "FP32": pb.TYPE_FP32,
-    "FP64": pb.TYPE_FP64,
-}
 
 
-def write_repository(bundles: Sequence[Path], *, target: Target, out: Path, limits: Limits) -> None:
+def write_repository(
+    bundles: Sequence[Path],
+    *,
+    target: Target,
+    out: Path,
+    limits: Limits,
+    ensembles: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> None:
     """Writes one model repository that serves all ``bundles``.
 
     What ``out`` holds of these models is replaced; other models in it are left as they are, but are served no more.
@@ -49,62 +48,120 @@ def write_repository(bundles: Sequence[Path], *, target: Target, out: Path, limi
         target: ``cpu``; decides the backend of every step.
         out: the repository's folder.
         limits: hold for every model of the repository.
+        ensembles: public names under which several of the models answer together, each with the models' names.
 
     Raises:
-        ContractError: a bundle is damaged, or two bundles have one name.
-        InvalidRequestError: the target does not exist.
+        ContractError: a bundle is damaged, two models have one name, or models cannot answer together.
+        InvalidRequestError: the target does not exist, or an ensemble names a model that is not among the bundles.
     """
     if target != "cpu":
         raise InvalidRequestError("bad_parameter", f"target must be 'cpu', got {target!r}")
-    contracts = [(bundle, Manifest.load(bundle).contract) for bundle in bundles]
-    names = [contract.name for _, contract in contracts]
+    manifests = [Manifest.load(bundle) for bundle in bundles]
+    members = {m.contract.name: (bundle, m.contract) for bundle, m in zip(bundles, manifests, strict=True)}
+    names = [*(manifest.contract.name for manifest in manifests), *ensembles]
     if len(set(names)) < len(names):
         raise ContractError("contract_mismatch", f"a name can be served once, got {', '.join(names)}")
+    together = [_ensemble(name, parts, members) for name, parts in ensembles.items()]
     out.mkdir(parents=True, exist_ok=True)
-    for bundle, contract in contracts:
-        _write_model(bundle, contract, out, limits)
-    models = tuple(
-        ServedModel(
-            name=contract.name,
-            contract_digest=contract.digest,
-            shm_bytes=_shm_bytes(contract),
-            # A decoder gives no sign while it works, and may work this long; the rest is for the machine's other work.
-            max_silence_s=limits.decode_timeout_s + 10,
-        )
-        for _, contract in contracts
-    )
+    for bundle, manifest in zip(bundles, manifests, strict=True):
+        _write_model(bundle, manifest, out, limits)
+    for contract in together:
+        bundle, first = members[contract.members[0].name]
+        _write_ensemble(contract, _all_labels(bundle, first), out, limits)
+    served = [_served(manifest.contract, limits) for manifest in manifests]
+    served += [_served_together(contract, limits) for contract in together]
     # Written last: `tubelet serve` refuses a repository without it.
-    RepositoryIndex(schema_version=1, target=target, models=models).save(out)
+    RepositoryIndex(schema_version=1, target=target, models=tuple(served)).save(out)
 
 
-def model_configs(contract: Contract, limits: Limits) -> dict[str, pb.ModelConfig]:
-    """The configurations of a model's ensembles and steps, by the name of their folder."""
-    configs = {f"{contract.name}_{step}": _step_config(step, contract, limits) for step in STEPS}
-    configs[contract.name] = _ensemble_config("ensemble", contract, limits)
-    configs[f"{contract.name}_frames"] = _ensemble_config("frames_ensemble", contract, limits)
-    return configs
+def _served(contract: Contract, limits: Limits) -> ServedModel:
+    return ServedModel(
+        name=contract.name,
+        contract_digest=contract.digest,
+        entries=(contract.name, f"{contract.name}_frames"),
+        canary_protocol=min(contract.protocols, key=partial(_num_units, contract)),
+        shm_bytes=_shm_bytes(contract),
+        # A decoder gives no sign while it works, and may work this long; the rest is for the machine's other work.
+        max_silence_s=limits.decode_timeout_s + 10,
+    )
 
 
-def _write_model(bundle: Path, contract: Contract, out: Path, limits: Limits) -> None:
+def _served_together(contract: EnsembleContract, limits: Limits) -> ServedModel:
+    members = [_served(member, limits) for member in contract.members]
+    return ServedModel(
+        name=contract.name,
+        contract_digest=contract.digest,
+        entries=(contract.name,),
+        canary_protocol=min(contract.protocols, key=lambda p: sum(_num_units(m, p) for m in contract.members)),
+        shm_bytes=max(member.shm_bytes for member in members),
+        max_silence_s=sum(member.max_silence_s for member in members),
+    )
+
+
+def _num_units(contract: Contract, name: str) -> int:
+    """Units that a protocol asks of a long video, at most."""
+    if name == "full" and contract.full_video is not None:
+        return contract.full_video.num_frames // contract.geometry.unit_frames
+    return Protocol.parse(name).num_views * contract.units_per_clip
+
+
+def _ensemble(name: str, parts: Sequence[str], members: Mapping[str, tuple[Path, Contract]]) -> EnsembleContract:
+    if unknown := [part for part in parts if part not in members]:
+        raise InvalidRequestError(
+            "bad_parameter",
+            f"ensemble {name} names {', '.join(unknown)}; there are bundles of {', '.join(members)}",
+        )
+    contracts = tuple(members[part][1] for part in parts)
+    try:
+        return EnsembleContract(schema_version=1, name=name, members=contracts, aggregation="mean_probabilities")
+    except ValueError as exc:
+        raise ContractError("contract_mismatch", f"ensemble {name}: {exc}") from exc
+
+
+def _write_model(bundle: Path, manifest: Manifest, out: Path, limits: Limits) -> None:
+    contract = manifest.contract
     labels = _all_labels(bundle, contract)
-    for folder_name, config in model_configs(contract, limits).items():
-        folder = out / folder_name
-        shutil.rmtree(folder, ignore_errors=True)
-        (folder / "1").mkdir(parents=True)
-        text = text_format.MessageToString(config, use_short_repeated_primitives=True)
-        (folder / "config.pbtxt").write_text(text, encoding="utf-8")
+    for name, config in model_configs(manifest, limits).items():
+        _write_folder(out / name, config, labels={"labels.txt": labels} if config.platform == "ensemble" else {})
         if config.platform == "ensemble":
-            # An ensemble's version is an empty folder, which git and archives would drop.
-            (folder / "1" / ".keep").touch()
-            (folder / "labels.txt").write_text(labels, encoding="utf-8")
-    for step in STEPS:
-        version = out / f"{contract.name}_{step}" / "1"
-        shim = f"from tubelet.server.steps.{step} import TritonPythonModel\n"
-        (version / "model.py").write_text(shim, encoding="utf-8")
-        if step in _GRAPHS:
-            _place(bundle, _GRAPHS[step], version)
-    (out / f"{contract.name}_average" / "1" / "labels.txt").write_text(labels, encoding="utf-8")
+            continue
+        step = name.removeprefix(f"{contract.name}_")
+        _write_shim(out / name, step)
+        if graph := next((graph for of, graph in _GRAPHS.items() if of == step), None):
+            _place(bundle, graph, out / name / "1")
+    average = out / f"{contract.name}_average" / "1"
+    (average / "labels.txt").write_text(labels, encoding="utf-8")
+    if contract.product is not None:
+        product = _product_labels(bundle, contract)
+        for folder in (average, out / contract.name, out / f"{contract.name}_frames"):
+            (folder / PRODUCT_LABELS).write_text(product, encoding="utf-8")
     _write_warmup(out / f"{contract.name}_sample")
+
+
+def _write_ensemble(contract: EnsembleContract, labels: str, out: Path, limits: Limits) -> None:
+    for config in ensemble_configs(contract, limits):
+        public = config.platform == "ensemble"
+        _write_folder(out / config.name, config, labels={"labels.txt": labels} if public else {})
+        if not public:
+            _write_shim(out / config.name, "combine")
+            (out / config.name / "1" / "labels.txt").write_text(labels, encoding="utf-8")
+
+
+def _write_folder(folder: Path, config: pb.ModelConfig, *, labels: Mapping[str, str]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "1").mkdir(parents=True)
+    text = text_format.MessageToString(config, use_short_repeated_primitives=True)
+    (folder / "config.pbtxt").write_text(text, encoding="utf-8")
+    if config.platform == "ensemble":
+        # An ensemble's version is an empty folder, which git and archives would drop.
+        (folder / "1" / ".keep").touch()
+    for name, content in labels.items():
+        (folder / name).write_text(content, encoding="utf-8")
+
+
+def _write_shim(folder: Path, step: str) -> None:
+    shim = f"from tubelet.server.steps.{step} import TritonPythonModel\n"
+    (folder / "1" / "model.py").write_text(shim, encoding="utf-8")
 
 
 def _all_labels(bundle: Path, contract: Contract) -> str:
@@ -115,6 +172,12 @@ def _all_labels(bundle: Path, contract: Contract) -> str:
     return "".join(
         f"{name}: {label}\n" for name, file in files.items() for label in file.read_text(encoding="utf-8").splitlines()
     )
+
+
+def _product_labels(bundle: Path, contract: Contract) -> str:
+    """One label a line for each entry of PRODUCT: the labels of the heads side by side, the last head's fastest."""
+    lists = [(bundle / f"labels.{h.name}.txt").read_text(encoding="utf-8").splitlines() for h in contract.heads]
+    return "".join(", ".join(labels) + "\n" for labels in itertools.product(*lists))
 
 
 def _place(bundle: Path, graph: str, version: Path) -> None:
@@ -133,100 +196,14 @@ def _write_warmup(folder: Path) -> None:
     (folder / "warmup" / "VIDEO").write_bytes(len(video).to_bytes(4, "little") + video)
 
 
-def _step_config(step: Step, contract: Contract, limits: Limits) -> pb.ModelConfig:
-    inputs, outputs = step_tensors(contract)[step]
-    config = pb.ModelConfig(
-        name=f"{contract.name}_{step}",
-        backend="python",
-        input=[_input(spec) for spec in inputs],
-        output=[_output(spec) for spec in outputs],
-        instance_group=[pb.ModelInstanceGroup(kind=pb.ModelInstanceGroup.KIND_CPU, count=_INSTANCES.get(step, 1))],
-    )
-    _add_parameters(config, contract, limits)
-    if step == "sample":
-        _bound_queue(config, limits)
-        _warm(config, "VIDEO", pb.ModelWarmup.Input(data_type=pb.TYPE_STRING, dims=[1], input_data_file="VIDEO"))
-    if step == "encoder":
-        config.max_batch_size = limits.max_units
-        config.dynamic_batching.SetInParent()
-        for spec in inputs:
-            data_type = _PB_TYPES[spec.dtype]
-            _warm(config, spec.name, pb.ModelWarmup.Input(data_type=data_type, dims=spec.shape, zero_data=True))
-        config.model_warmup[0].batch_size = contract.units_per_clip
-    return config
-
-
-def _bound_queue(config: pb.ModelConfig, limits: Limits) -> None:
-    """Admission control sits here, where a request is still small: encoded bytes.
-
-    ``dynamic_batching`` on a model that does not batch is a plain queue with these policies.
-    """
-    policy = config.dynamic_batching.default_queue_policy
-    policy.timeout_action = pb.ModelQueuePolicy.REJECT
-    policy.default_timeout_microseconds = int(limits.default_deadline_s * 1e6)
-    policy.allow_timeout_override = True
-    policy.max_queue_size = limits.queue_size
-
-
-def _warm(config: pb.ModelConfig, name: str, tensor: pb.ModelWarmup.Input) -> None:
-    if not config.model_warmup:
-        config.model_warmup.add(name="first_request", batch_size=1)
-    config.model_warmup[0].inputs[name].CopyFrom(tensor)
-
-
-def _ensemble_config(kind: Step, contract: Contract, limits: Limits) -> pb.ModelConfig:
-    """The chain of steps under a public name.
-
-    Tensors between steps are lower case. Triton 2.51 drops an output of the ensemble that nobody asked for, even where
-    a later step needs it, and then finds a deadlock: so no tensor is both, and `average` hands VIEW_LOGITS through.
-    """
-    tensors = step_tensors(contract)
-    inputs, outputs = tensors[kind]
-    suffix = "" if kind == "ensemble" else "_frames"
-    config = pb.ModelConfig(
-        name=contract.name + suffix,
-        platform="ensemble",
-        input=[_input(spec) for spec in inputs],
-        output=[_output(spec, labels=spec.name == "PROBABILITIES") for spec in outputs],
-    )
-    for position, step in enumerate(STEPS):
-        step_inputs, step_outputs = tensors[step]
-        consumed = {spec.name for later in STEPS[position + 1 :] for spec in tensors[later][0]}
-        public = {spec.name for spec in outputs} - consumed
-        # The first step takes what the ensemble takes; later ones take what an earlier one gave.
-        step_inputs = inputs if step == "sample" else step_inputs
-        config.ensemble_scheduling.step.add(
-            model_name=f"{contract.name}_{step}",
-            model_version=-1,
-            input_map={spec.name: spec.name if step == "sample" else spec.name.lower() for spec in step_inputs},
-            output_map={spec.name: spec.name if spec.name in public else spec.name.lower() for spec in step_outputs},
-        )
-    _add_parameters(config, contract, limits)
-    return config
-
-
-def _add_parameters(config: pb.ModelConfig, contract: Contract, limits: Limits) -> None:
-    config.parameters["contract"].string_value = canonical_json(contract)
-    config.parameters["contract_digest"].string_value = contract.digest
-    config.parameters["limits"].string_value = canonical_json(limits)
-
-
-def _input(spec: TensorSpec) -> pb.ModelInput:
-    data_type = _PB_TYPES[spec.dtype]
-    return pb.ModelInput(name=spec.name, data_type=data_type, dims=spec.shape, optional=spec.optional)
-
-
-def _output(spec: TensorSpec, *, labels: bool = False) -> pb.ModelOutput:
-    data_type = _PB_TYPES[spec.dtype]
-    label_filename = "labels.txt" if labels else ""
-    return pb.ModelOutput(name=spec.name, data_type=data_type, dims=spec.shape, label_filename=label_filename)
-
-
 def _shm_bytes(contract: Contract) -> int:
     """Shared memory that one process of a step starts with: the units of a default request, and room beside them.
 
     Growing a region costs more than a second for large tensors, so it should not happen with every first request.
     """
     t, side, _, channels = contract.unit_shape
-    units = contract.units_per_clip * t * side * side * channels
-    return max(4 * 1024 * 1024, 4 * units)
+    view = contract.sampler.num_frames * side * side * channels
+    full = 0
+    if contract.full_video is not None and contract.default_protocol == "full":
+        full = contract.full_video.num_frames * t * side * side * channels
+    return max(4 * 1024 * 1024, 4 * view, full)

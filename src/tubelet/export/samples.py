@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,10 @@ from tubelet.spec.request import Request
 
 __all__ = ["Sample", "generated_sample", "video_samples"]
 
-NUM_CLIPS, NUM_CROPS = 6, 3
-"""18 views: three crops of six clips that share units, as in the paper's protocols."""
+NUM_CROPS = 3
+NUM_CLIPS = 6
+"""Of a two-stage model: 18 views that share units, as in the papers' protocols. A joint model, whose units are whole
+clips, gets as many as fill its largest batch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,30 +40,40 @@ class Sample:
     """``[K, n]``."""
     crops: NDArray[np.int32]
     """``[R, 2]``, ``(y, x)``."""
+    clip_positions: NDArray[np.int32]
+    """``[K, n]``."""
 
     @property
     def num_views(self) -> int:
         return len(self.clip_units) * len(self.crops)
 
 
-def generated_sample(contract: Contract, *, seed: int) -> Sample:
+def generated_sample(contract: Contract, *, num_frames: int, largest_batch: int, seed: int) -> Sample:
     """Moving gradients under noise, cut into overlapping clips, so that every view is another picture.
 
     Args:
         contract: gives the sizes.
+        num_frames: T, frames of a clip.
+        largest_batch: units in one run of the encoder; there are at least as many.
         seed: of the pictures; the same seed gives the same bytes.
     """
-    t, clip_frames = contract.geometry.unit_frames, contract.sampler.num_frames
-    starts = t * np.arange(NUM_CLIPS)
-    plan = plan_units(starts[:, None] + np.arange(clip_frames), unit_frames=t)
-    height = contract.resize.short_side_px
+    t = contract.geometry.unit_frames
+    num_clips = max(2, math.ceil(largest_batch / NUM_CROPS)) if contract.is_joint else NUM_CLIPS
+    # A long clip is one view of the whole video, as in the protocol `full`.
+    num_clips, num_crops = (num_clips, NUM_CROPS) if num_frames <= contract.sampler.num_frames else (1, 1)
+    starts = np.arange(num_clips) * (1 if contract.is_joint else t)
+    clips = starts[:, None] + np.arange(num_frames)
+    plan = plan_units(clips, unit_frames=t)
+    height = contract.resize.short_side(num_crops)
     width = height * 4 // 3
     return Sample(
-        name="generated",
+        name=f"generated, {num_frames} frames",
         frames=_pictures(len(plan.frames), height, width, rng=np.random.default_rng(seed)),
         unit_frames=plan.unit_frames,
         clip_units=plan.clip_units,
-        crops=crop_offsets(contract.crop, height=height, width=width, num_crops=NUM_CROPS),
+        crops=crop_offsets(contract.crop, height=height, width=width, num_crops=num_crops),
+        # Positions that rise, differ from clip to clip, and go round the table of a long one.
+        clip_positions=(3 * clips[:, ::t]).astype(np.int32),
     )
 
 
@@ -94,6 +107,7 @@ def _prepare(files: list[Path], contract: Contract, *, folder: str) -> Iterator[
             unit_frames=prepared.unit_frames,
             clip_units=prepared.clip_units,
             crops=prepared.crops,
+            clip_positions=prepared.clip_positions,
         )
     if not usable:
         raise InvalidRequestError("bad_input", f"{folder} must hold at least one video that can be decoded")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,26 +18,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tubelet.averaging import average_views, probabilities
 from tubelet.checkpoints.load import load_model, sha256_file
 from tubelet.engines import Engine, open_graph
-from tubelet.export.compare import Logits, compare, probabilities, within
-from tubelet.export.onnx import GRAPH_STEPS, graph_file
+from tubelet.export.compare import Logits, compare, within
+from tubelet.export.onnx import graph_file
 from tubelet.export.samples import Sample, generated_sample, video_samples
-from tubelet.models.vivit import FactorisedEncoder
+from tubelet.models.network import VideoNetwork
 from tubelet.preprocess.geometry import cut_units
 from tubelet.preprocess.normalise import normalise
 from tubelet.spec.budgets import BUDGETS
 from tubelet.spec.errors import ExportMismatchError, RecipeError
 from tubelet.spec.manifest import Budget, Contract, Manifest, Measurement
 from tubelet.spec.strict import encode
+from tubelet.spec.tensors import GRAPH_STEPS, Step, step_tensors
 
 __all__ = ["BUDGET", "PARITY_FILE", "find_checkpoint", "measure", "verify_bundle"]
 
 PARITY_FILE = "parity.json"
 BUDGET = "engine-fp32/torch-fp32"
 CHECKPOINT_FOLDER = Path("export/checkpoints")
-BATCHES = (1, 5, 64)
-"""Units per run of the encoder: one alone, a number that divides nothing, many."""
+ODD_BATCH = 5
+"""Units per run of the encoder, beside one and the most: a number that divides nothing."""
 SEED = 20_210_329
 
 Arrays = dict[str, NDArray[Any]]
@@ -69,8 +71,15 @@ def verify_bundle(
     path = find_checkpoint(bundle, manifest, given=checkpoint)
     progress(f"comparing with {source.file}")
     contract = manifest.contract
-    model = load_model(path, format=source.format, family=contract.family, variant=contract.variant)
-    return measure(bundle, contract, model=model, videos=videos, progress=progress)
+    model = load_model(
+        path,
+        format=source.format,
+        network=contract.network,
+        num_frames=contract.sampler.num_frames,
+        crop_px=contract.crop.size_px,
+    )
+    largest_batch = manifest.build.largest_batch
+    return measure(bundle, contract, model=model, largest_batch=largest_batch, videos=videos, progress=progress)
 
 
 def find_checkpoint(bundle: Path, manifest: Manifest, *, given: Path | None) -> Path:
@@ -101,7 +110,8 @@ def measure(
     bundle: Path,
     contract: Contract,
     *,
-    model: FactorisedEncoder,
+    model: VideoNetwork,
+    largest_batch: int,
     videos: Path | None,
     progress: Callable[[str], None],
 ) -> tuple[Measurement, ...]:
@@ -112,7 +122,13 @@ def measure(
         ContractError: a graph is missing or was exported for another contract.
     """
     chain = _Chain.open(bundle, contract)
-    comparisons = list(_comparisons(chain, model=model, videos=videos, progress=progress))
+    samples = _samples(contract, largest_batch=largest_batch, videos=videos, progress=progress)
+    batches = sorted({1, min(ODD_BATCH, largest_batch), largest_batch})
+    comparisons = [
+        comparison
+        for sample, is_real in samples
+        for comparison in _compare_sample(chain, sample, model=model, batches=batches[-1:] if is_real else batches)
+    ]
     measured = tuple(comparison for comparison in comparisons if isinstance(comparison, Measurement))
     unequal = [comparison for comparison in comparisons if isinstance(comparison, str)]
     budget = BUDGETS[BUDGET]
@@ -130,72 +146,83 @@ class _Chain:
     """The graphs of a bundle, one after the other, as Triton runs them."""
 
     contract: Contract
-    engines: dict[str, Engine]
+    engines: dict[Step, Engine]
 
     @classmethod
     def open(cls, bundle: Path, contract: Contract) -> _Chain:
         threads = len(os.sched_getaffinity(0))
-        engines = {step: open_graph(bundle / graph_file(step), contract, threads=threads) for step in GRAPH_STEPS}
+        steps = [step for step in step_tensors(contract) if step in GRAPH_STEPS]
+        engines = {step: open_graph(bundle / graph_file(step), contract, threads=threads) for step in steps}
         return cls(contract, engines)
 
     def units(self, sample: Sample) -> NDArray[np.uint8]:
         feeds: Arrays = {"FRAMES": sample.frames, "UNIT_FRAMES": sample.unit_frames, "CROPS": sample.crops}
         return self.engines["units"].run(feeds)["UNITS"]
 
-    def views(self, sample: Sample, units: NDArray[np.uint8], *, batch: int) -> Logits:
+    def answer(self, sample: Sample, units: NDArray[np.uint8], *, batch: int) -> Arrays:
+        """VIEW_LOGITS, and what the step ``average`` makes of them; ``batch`` units in a run of the encoder."""
+        tensors = {"CLIP_UNITS": sample.clip_units, "CROPS": sample.crops, "CLIP_POSITIONS": sample.clip_positions}
         encoder = self.engines["encoder"]
-        chunks = (units[i : i + batch] for i in range(0, len(units), batch))
-        features = np.concatenate([encoder.run({"UNITS": chunk})["FEATURES"] for chunk in chunks])
-        feeds: Arrays = {"FEATURES": features, "CLIP_UNITS": sample.clip_units, "CROPS": sample.crops}
-        return self.engines["temporal"].run(feeds)["VIEW_LOGITS"]
+        encoded = [encoder.run({"UNITS": units[i : i + batch]}) for i in range(0, len(units), batch)]
+        tensors |= {name: np.concatenate([run[name] for run in encoded]) for name in encoded[0]}
+        for step, (inputs, _) in step_tensors(self.contract).items():
+            if step in ("temporal", "average"):
+                wanted = {spec.name: tensors.get(spec.source or spec.name) for spec in inputs}
+                tensors |= self.engines[step].run({name: array for name, array in wanted.items() if array is not None})
+        return tensors
 
-    def answer(self, view_logits: Logits) -> tuple[Logits, Logits]:
-        found = self.engines["average"].run({"VIEW_LOGITS": view_logits})
-        return found["LOGITS"][None], found["PROBABILITIES"][None]
 
-
-def _comparisons(
-    chain: _Chain, *, model: FactorisedEncoder, videos: Path | None, progress: Callable[[str], None]
-) -> Iterator[Measurement | str]:
-    """Yields measurements, and the names of samples whose units are not equal to the bit."""
-    real = video_samples(videos, chain.contract) if videos is not None else ()
-    yield from _compare_sample(chain, generated_sample(chain.contract, seed=SEED), model=model, batches=BATCHES)
-    for sample in real:
+def _samples(
+    contract: Contract, *, largest_batch: int, videos: Path | None, progress: Callable[[str], None]
+) -> Iterator[tuple[Sample, bool]]:
+    """Yields samples, and whether they are real videos."""
+    lengths = [contract.sampler.num_frames]
+    if contract.geometry.any_length:
+        lengths.append(2 * contract.sampler.num_frames + 1)
+    if contract.full_video is not None:
+        lengths.append(contract.full_video.num_frames)
+    for num_frames in lengths:
+        yield generated_sample(contract, num_frames=num_frames, largest_batch=largest_batch, seed=SEED), False
+    for sample in video_samples(videos, contract) if videos is not None else ():
         if isinstance(sample, str):
             progress(sample)
             continue
         progress(f"{sample.name}: {sample.num_views} views")
-        yield from _compare_sample(chain, sample, model=model, batches=BATCHES[-1:])
+        yield sample, True
 
 
 def _compare_sample(
-    chain: _Chain, sample: Sample, *, model: FactorisedEncoder, batches: tuple[int, ...]
+    chain: _Chain, sample: Sample, *, model: VideoNetwork, batches: Sequence[int]
 ) -> Iterator[Measurement | str]:
+    """Yields measurements, and the name of the sample when its units are not equal to the bit."""
     contract = chain.contract
     units = chain.units(sample)
     expected_units = cut_units(sample.frames, sample.unit_frames, sample.crops, size_px=contract.crop.size_px)
     if not np.array_equal(units, expected_units):
         yield sample.name
-    expected = _torch_views(model, sample, contract)
+    views = _torch_views(model, sample, contract)
     for batch in batches:
-        view_logits = chain.views(sample, units, batch=batch)
+        found = chain.answer(sample, units, batch=batch)
         stage = f"{sample.name}: views, {batch} units at once"
-        yield compare(view_logits, expected, contract=contract, stage=stage, num_views=sample.num_views)
-    mean = expected.mean(axis=0, dtype=np.float64)[None].astype(np.float32)
-    answers = {"logits": mean, "probabilities": probabilities(mean, contract)}
-    for (kind, wanted), found in zip(answers.items(), chain.answer(view_logits), strict=True):
-        stage = f"{sample.name}: {kind}"
-        yield compare(found, wanted, contract=contract, stage=stage, num_views=sample.num_views)
+        yield compare(found["VIEW_LOGITS"], views, contract=contract, stage=stage, num_views=sample.num_views)
+    logits = average_views(views.astype(np.float64), contract.aggregation, contract.heads).astype(np.float32)
+    expected = {"LOGITS": logits, "PROBABILITIES": probabilities(logits, contract.heads)}
+    for name, array in expected.items():
+        stage = f"{sample.name}: {name.lower()}"
+        yield compare(found[name][None], array[None], contract=contract, stage=stage, num_views=sample.num_views)
 
 
-def _torch_views(model: FactorisedEncoder, sample: Sample, contract: Contract) -> Logits:
+def _torch_views(model: VideoNetwork, sample: Sample, contract: Contract) -> Logits:
     """Each view as the papers see it: the whole clip in one crop, through the whole network, one at a time."""
     side, rows = contract.crop.size_px, []
+    clips = sample.unit_frames[sample.clip_units].reshape(len(sample.clip_units), -1)
     with torch.inference_mode():
-        for clip in sample.unit_frames[sample.clip_units].reshape(len(sample.clip_units), -1):
+        for clip, positions in zip(clips, torch.from_numpy(sample.clip_positions).long(), strict=True):
             for y, x in sample.crops.tolist():
-                pixels = sample.frames[clip, y : y + side, x : x + side]
-                rows.append(model(torch.from_numpy(normalise(contract.normalisation, pixels))[None]).numpy())
+                pixels = torch.from_numpy(
+                    normalise(contract.normalisation, sample.frames[clip, y : y + side, x : x + side])
+                )
+                rows.append(model(pixels[None], positions[None]).numpy())
     return np.concatenate(rows)
 
 

@@ -1,53 +1,114 @@
 """ViViT: A Video Vision Transformer (arXiv:2103.15691), as released in google-research/scenic, projects/vivit.
 
-Variants so far: the factorised encoder (Model 2), `SpaceTimeViViT` in scenic's ``model.py``.
+Section 3.3 has four models, and 4.2 a baseline; scenic's ``model.py`` has them as ``ViViT`` (Models 1, 3 and 4) and
+``SpaceTimeViViT`` (Model 2 and the baseline). Where paper and released code differ, this is the code.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 
-from tubelet.models.layers import Encoder
+from tubelet.models.layers import Block, Encoder, SelfAttention
+from tubelet.models.network import TwoStageVideoNetwork, VideoNetwork
+from tubelet.models.vivit_attention import FactorisedDotProductAttention, FactorisedSelfAttentionBlock
+from tubelet.models.vivit_embedding import TubeletEmbedding, UniformFrameEmbedding
+from tubelet.models.vivit_sizes import (
+    EncoderSizes,
+    FactorisedDotProductSizes,
+    FactorisedEncoderSizes,
+    FactorisedSelfAttentionSizes,
+    JointSizes,
+    TubeletSizes,
+)
 
-__all__ = ["FactorisedEncoder", "FactorisedEncoderSizes"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FactorisedEncoderSizes:
-    """Sizes of a factorised encoder; ViViT-B/16x2 FE is width 768, 12 heads, MLP 3072, 12 spatial layers."""
-
-    num_frames: int
-    """T, frames of a clip."""
-    tubelet_frames: int
-    """t, frames of a tubelet."""
-    crop_px: int
-    """S, side of a frame."""
-    patch_px: int
-    """Side of a tubelet."""
-    width: int
-    """D."""
-    mlp_width: int
-    spatial_layers: int
-    spatial_heads: int
-    temporal_layers: int
-    temporal_heads: int
-    num_classes: int
-    """C."""
-
-    @property
-    def num_tubelets(self) -> int:
-        """n, temporal indices of a clip."""
-        return self.num_frames // self.tubelet_frames
-
-    @property
-    def num_patches(self) -> int:
-        return (self.crop_px // self.patch_px) ** 2
+__all__ = [
+    "FactorisedDotProduct",
+    "FactorisedEncoder",
+    "FactorisedSelfAttention",
+    "JointVivit",
+    "Representation",
+    "SpatioTemporal",
+    "build",
+]
 
 
-class FactorisedEncoder(nn.Module):
-    """ViViT factorised encoder (section 3.3, Model 2): a spatial transformer per tubelet, then a temporal one.
+class JointVivit(VideoNetwork):
+    """What Models 1, 3 and 4 share: embedding, one encoder over all tokens of a clip, head. They differ in its blocks.
+
+    Differs from the paper: tubelet weights are loaded, not inflated.
+    """
+
+    def __init__(self, sizes: JointSizes, blocks: Iterator[nn.Module]) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.num_frames = self.unit_frames = sizes.num_frames
+        self.crop_px, self.num_classes = sizes.crop_px, sizes.num_classes
+        if isinstance(sizes.embedding, TubeletSizes):
+            self.embedding: TubeletEmbedding | UniformFrameEmbedding = TubeletEmbedding(sizes.embedding, sizes.width)
+        else:
+            self.embedding = UniformFrameEmbedding(sizes.embedding, sizes.width, num_frames=sizes.num_frames)
+        n, num_places = sizes.grid
+        self.encoder = Encoder(blocks, width=sizes.width, num_tokens=n * num_places, pooling=sizes.classifier)
+        self.representation, self.head = _representation_and_head(sizes)
+
+    def forward(self, clips: Tensor, positions: Tensor | None = None) -> Tensor:
+        """`clips` float `[B, T, S, S, 3]`, normalised RGB -> logits `[B, C]`."""
+        tokens = self.embedding(clips).flatten(1, 2)  # [B, n*N, D]
+        logits: Tensor = self.head(self.representation(self.encoder(tokens)))
+        return logits
+
+
+class SpatioTemporal(JointVivit):
+    """Model 1, spatio-temporal attention: every token attends to all tokens of the clip."""
+
+    def __init__(self, sizes: JointSizes, *, dropout: float = 0.0) -> None:
+        super().__init__(sizes, _blocks(sizes.width, sizes.encoder, dropout))
+
+
+class FactorisedSelfAttention(JointVivit):
+    """Model 3, factorised self-attention: each block attends over space and over time, one after the other."""
+
+    def __init__(self, sizes: FactorisedSelfAttentionSizes, *, dropout: float = 0.0) -> None:
+        _refuse_class_token(sizes)
+        num_times, _ = sizes.grid
+        blocks = (
+            FactorisedSelfAttentionBlock(
+                num_times=num_times,
+                width=sizes.width,
+                num_heads=sizes.encoder.num_heads,
+                mlp_width=sizes.encoder.mlp_width,
+                attention_order=sizes.attention_order,
+                dropout=dropout,
+            )
+            for _ in range(sizes.encoder.num_layers)
+        )
+        super().__init__(sizes, blocks)
+
+
+class FactorisedDotProduct(JointVivit):
+    """Model 4, factorised dot-product attention: some heads attend over time, the others over space."""
+
+    def __init__(self, sizes: FactorisedDotProductSizes, *, dropout: float = 0.0) -> None:
+        _refuse_class_token(sizes)
+        num_times, _ = sizes.grid
+        encoder, width = sizes.encoder, sizes.width
+        blocks = (
+            Block(
+                FactorisedDotProductAttention(width, encoder.num_heads, num_times=num_times),
+                width=width,
+                mlp_width=encoder.mlp_width,
+                dropout=dropout,
+            )
+            for _ in range(encoder.num_layers)
+        )
+        super().__init__(sizes, blocks)
+
+
+class FactorisedEncoder(TwoStageVideoNetwork):
+    """Model 2, factorised encoder: a spatial transformer per tubelet, then a temporal one over what it gave.
 
     `encode` sees one temporal index at a time, so a served model runs it once for each distinct tubelet of a video and
     `classify` once for each view. Differs from the paper: tubelet weights are loaded, not inflated.
@@ -56,39 +117,74 @@ class FactorisedEncoder(nn.Module):
     def __init__(self, sizes: FactorisedEncoderSizes, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.sizes = sizes
-        kernel = (sizes.tubelet_frames, sizes.patch_px, sizes.patch_px)
-        self.embedding = nn.Conv3d(3, sizes.width, kernel_size=kernel, stride=kernel)
+        self.num_frames, self.unit_frames = sizes.num_frames, sizes.tubelet_frames
+        self.crop_px, self.num_classes, self.feature_dim = sizes.crop_px, sizes.num_classes, sizes.width
+        tubelets = TubeletSizes(kind="tubelet", frames=sizes.tubelet_frames, patch_px=sizes.patch_px)
+        self.embedding = TubeletEmbedding(tubelets, sizes.width)
         self.spatial = Encoder(
+            _blocks(sizes.width, sizes.spatial, dropout),
             width=sizes.width,
             num_tokens=sizes.num_patches,
-            num_layers=sizes.spatial_layers,
-            num_heads=sizes.spatial_heads,
-            mlp_width=sizes.mlp_width,
-            dropout=dropout,
+            pooling=sizes.classifier,
         )
-        self.temporal = Encoder(
-            width=sizes.width,
-            num_tokens=sizes.num_tubelets,
-            num_layers=sizes.temporal_layers,
-            num_heads=sizes.temporal_heads,
-            mlp_width=sizes.mlp_width,
-            dropout=dropout,
-        )
-        self.head = nn.Linear(sizes.width, sizes.num_classes)
-
-    def forward(self, clips: Tensor) -> Tensor:
-        """`clips` float `[B, T, S, S, 3]`, normalised RGB -> logits `[B, C]`."""
-        batch, n = clips.shape[0], self.sizes.num_tubelets
-        units = clips.reshape(batch * n, self.sizes.tubelet_frames, *clips.shape[2:])  # [B*n, t, S, S, 3]
-        return self.classify(self.encode(units).view(batch, n, -1))
+        if sizes.temporal is not None:
+            self.temporal: Encoder | None = Encoder(
+                _blocks(sizes.width, sizes.temporal, dropout),
+                width=sizes.width,
+                num_tokens=sizes.num_tubelets,
+                pooling=sizes.classifier,
+            )
+        else:
+            self.temporal = None
+        self.representation, self.head = _representation_and_head(sizes)
 
     def encode(self, units: Tensor) -> Tensor:
         """`units` float `[U, t, S, S, 3]`, normalised RGB -> features `[U, D]`."""
-        tokens = self.embedding(units.permute(0, 4, 1, 2, 3))  # [U, D, 1, S/p, S/p]
-        features: Tensor = self.spatial(tokens.flatten(2).transpose(1, 2))  # tokens in raster order, [U, N, D]
+        tokens = self.embedding(units).flatten(1, 2)  # [U, N, D]
+        features: Tensor = self.spatial(tokens)
         return features
 
-    def classify(self, features: Tensor) -> Tensor:
+    def classify(self, features: Tensor, positions: Tensor | None = None) -> Tensor:
         """`features` float `[V, n, D]` -> logits `[V, C]`."""
-        logits: Tensor = self.head(self.temporal(features))
+        pooled = features.mean(dim=1) if self.temporal is None else self.temporal(features)
+        logits: Tensor = self.head(self.representation(pooled))
         return logits
+
+
+def build(sizes: JointSizes | FactorisedEncoderSizes) -> JointVivit | FactorisedEncoder:
+    """The network that these sizes belong to."""
+    match sizes:
+        case FactorisedEncoderSizes():
+            return FactorisedEncoder(sizes)
+        case FactorisedSelfAttentionSizes():
+            return FactorisedSelfAttention(sizes)
+        case FactorisedDotProductSizes():
+            return FactorisedDotProduct(sizes)
+        case _:
+            return SpatioTemporal(sizes)
+
+
+def _blocks(width: int, sizes: EncoderSizes, dropout: float) -> Iterator[Block]:
+    for _ in range(sizes.num_layers):
+        attention = SelfAttention(width, sizes.num_heads)
+        yield Block(attention, width=width, mlp_width=sizes.mlp_width, dropout=dropout)
+
+
+class Representation(nn.Linear):
+    """The layer between encoder and head, ``pre_logits``: a linear map, then tanh."""
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """`pooled` float `[B, D]` -> `[B, representation_width]`."""
+        return torch.tanh(super().forward(pooled))
+
+
+def _representation_and_head(sizes: JointSizes | FactorisedEncoderSizes) -> tuple[nn.Module, nn.Linear]:
+    if sizes.representation_width is None:
+        return nn.Identity(), nn.Linear(sizes.width, sizes.num_classes)
+    representation = Representation(sizes.width, sizes.representation_width)
+    return representation, nn.Linear(sizes.representation_width, sizes.num_classes)
+
+
+def _refuse_class_token(sizes: JointSizes) -> None:
+    if sizes.classifier == "token":
+        raise ValueError("a class token stands at no time and no place: Models 3 and 4 pool by gap, gmp or gsp")

@@ -7,7 +7,7 @@ can be counted is counted.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 
 from tubelet.preprocess.guard import Guard
 from tubelet.preprocess.sniff import begins_like_video, is_text, missing_bytes
+from tubelet.preprocess.timeline import VideoClock, video_clock
 from tubelet.spec.errors import InvalidVideoError
 
 __all__ = ["CODECS", "FORMATS", "Source", "open_video"]
@@ -82,10 +83,15 @@ class Source:
     def time_base(self) -> Fraction:
         return self.stream.time_base or Fraction(1, 90_000)
 
-    @property
-    def rate(self) -> Fraction | None:
-        """Frames per second as the header has it."""
-        return self.stream.average_rate or self.stream.guessed_rate
+    def clock(self, pts: Sequence[int | None]) -> tuple[VideoClock, bool]:
+        """The clock of frames with these time stamps, one at least, and whether its times come from them."""
+        return video_clock(
+            pts,
+            time_base=self.time_base,
+            rate=self.stream.average_rate or self.stream.guessed_rate,
+            num_claimed=self.stream.frames,
+            duration=self.stream.duration,
+        )
 
     @property
     def claimed_s(self) -> float | None:

@@ -1,110 +1,30 @@
-"""Which pixels of a frame: resize to the short side, crop windows, and the cutting of units.
-
-Resizers and crop rules are named after the pipeline that they reproduce, to the last bit of its bytes.
-"""
+"""Which pixels of a resized frame: crop windows, and the cutting of units."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tubelet.spec.manifest import Crop, Resize
+from tubelet.spec.manifest import Crop
 
-__all__ = ["crop_offsets", "cut_units", "resize_frame", "resized_size"]
+__all__ = ["crop_offsets", "cut_units"]
 
-_BAND = 32
-"""Output rows that are computed together: few enough for the processor's cache."""
-
-_Axis = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]
-
-
-def resized_size(resize: Resize, *, height: int, width: int) -> tuple[int, int]:
-    """Size of a frame after its resize: the short side becomes ``short_side_px``, the long one is rounded down.
-
-    Args:
-        resize: the rule.
-        height: of the upright frame, in pixels.
-        width: of the upright frame, in pixels.
-
-    Returns:
-        ``(height, width)``.
-    """
-    short = resize.short_side_px
-    return max(short, height * short // width), max(short, width * short // height)
-
-
-def resize_frame(resize: Resize, frame: NDArray[np.uint8], *, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """Resizes one frame.
-
-    ``scenic``: bilinear in float32 with half-pixel centres and no antialias, as ``a + (b - a) * w`` along x and then
-    along y, cut off to bytes (TensorFlow ``ResizeBilinear`` and a cast); a frame that has the size already is
-    returned as it is.
-
-    Args:
-        resize: the rule.
-        frame: uint8 ``[h, w, 3]``, RGB.
-        size: ``(height, width)`` wanted; None: `resized_size` of this frame.
-
-    Returns:
-        uint8 ``[height, width, 3]``.
-    """
-    height, width = frame.shape[:2]
-    wanted = resized_size(resize, height=height, width=width) if size is None else size
-    if wanted == (height, width):
-        return frame
-    return _RESIZERS[resize.kind](frame, wanted)
-
-
-def _resize_scenic(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    height, width = size
-    columns, x_weight = _column_table(frame.shape[1], width)
-    top, bottom, y_weight = _axis_table(frame.shape[0], height)
-    out = np.empty((height, width * 3), dtype=np.uint8)
-    for begin in range(0, height, _BAND):
-        band = slice(begin, begin + _BAND)
-        rows, position = np.unique((top[band], bottom[band]), return_inverse=True)
-        upper, lower = position.reshape(2, -1)
-        sides = frame[rows].take(columns, axis=1).reshape(len(rows), 2, width * 3)
-        across = np.subtract(sides[:, 1], sides[:, 0], dtype=np.float32)
-        across *= x_weight
-        across += sides[:, 0]
-        above, down = across[upper], across[lower]
-        down -= above
-        down *= y_weight[band, None]
-        down += above
-        out[band] = down
-    return out.reshape(height, width, 3)
-
-
-_RESIZERS: dict[str, Callable[[NDArray[np.uint8], tuple[int, int]], NDArray[np.uint8]]] = {"scenic": _resize_scenic}
-
-
-@lru_cache(maxsize=256)
-def _axis_table(size_in: int, size_out: int) -> _Axis:
-    """For each output pixel of one axis: the two source pixels, and the weight of the second."""
-    scale = np.float32(size_in) / np.float32(size_out)
-    position = (np.arange(size_out, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
-    floor = np.floor(position)
-    first = np.maximum(floor, 0).astype(np.intp)
-    second = np.minimum(np.ceil(position), size_in - 1).astype(np.intp)
-    return first, second, position - floor
-
-
-@lru_cache(maxsize=256)
-def _column_table(size_in: int, size_out: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Source columns, all left ones and then all right ones, and the weight of the right one for each byte of a row."""
-    left, right, weight = _axis_table(size_in, size_out)
-    return np.concatenate((left, right)), np.repeat(weight, 3)
+_Offsets = list[tuple[int, int]]
 
 
 def crop_offsets(crop: Crop, *, height: int, width: int, num_crops: int) -> NDArray[np.int32]:
     """Top left corners of the square windows in a resized frame.
 
-    ``scenic``: one crop sits in the middle, rounded down; three lie along the longer side (x, when the sides are
-    equal), and their middle is rounded up.
+    One crop sits in the middle; three lie along the longer side (x, when the sides are equal), in the middle of the
+    other one. Each rule is named after the pipeline that it reproduces:
+
+    ``scenic``: begin, middle, end; one crop's middle is rounded down, that of three up.
+    ``pyslowfast``: begin, middle, end; every middle is rounded up.
+    ``gluonmm``: begin, end, middle, where the end is twice the rounded down middle and may miss the last pixel; one
+    crop's middle is rounded to the nearest even number.
+    ``gluoncv_i3d``: begin, middle, end; every middle is rounded down.
 
     Args:
         crop: the rule and the window's side S.
@@ -115,25 +35,64 @@ def crop_offsets(crop: Crop, *, height: int, width: int, num_crops: int) -> NDAr
     Returns:
         int32 ``[R, 2]``, ``(y, x)``.
     """
-    return _CROPPERS[crop.kind](height - crop.size_px, width - crop.size_px, num_crops)
+    slack_y, slack_x = height - crop.size_px, width - crop.size_px
+    one, three = _CROPPERS[crop.kind]
+    return np.array((one if num_crops == 1 else three)(slack_y, slack_x), dtype=np.int32)
 
 
-def _crops_scenic(slack_y: int, slack_x: int, num_crops: int) -> NDArray[np.int32]:
-    if num_crops == 1:
-        return np.array([[slack_y // 2, slack_x // 2]], dtype=np.int32)
-    middle_y, middle_x = -(-slack_y // 2), -(-slack_x // 2)
-    if slack_y > slack_x:
-        return np.array([[y, middle_x] for y in (0, middle_y, slack_y)], dtype=np.int32)
-    return np.array([[middle_y, x] for x in (0, middle_x, slack_x)], dtype=np.int32)
+def _one_down(slack_y: int, slack_x: int) -> _Offsets:
+    return [(slack_y // 2, slack_x // 2)]
 
 
-_CROPPERS: dict[str, Callable[[int, int, int], NDArray[np.int32]]] = {"scenic": _crops_scenic}
+def _one_up(slack_y: int, slack_x: int) -> _Offsets:
+    return [(_half_up(slack_y), _half_up(slack_x))]
+
+
+def _one_even(slack_y: int, slack_x: int) -> _Offsets:
+    return [(round(slack_y / 2), round(slack_x / 2))]
+
+
+def _three_up(slack_y: int, slack_x: int) -> _Offsets:
+    short, long = sorted((slack_y, slack_x))
+    return _spread((0, _half_up(long), long), across=_half_up(short), along_y=slack_y > slack_x)
+
+
+def _three_down(slack_y: int, slack_x: int) -> _Offsets:
+    short, long = sorted((slack_y, slack_x))
+    return _spread((0, long // 2, long), across=short // 2, along_y=slack_y > slack_x)
+
+
+def _three_by_step(slack_y: int, slack_x: int) -> _Offsets:
+    short, long = sorted((slack_y, slack_x))
+    step = long // 2
+    return _spread((0, 2 * step, step), across=short // 2, along_y=slack_y > slack_x)
+
+
+def _spread(along: Sequence[int], *, across: int, along_y: bool) -> _Offsets:
+    return [(offset, across) if along_y else (across, offset) for offset in along]
+
+
+def _half_up(slack: int) -> int:
+    return -(-slack // 2)
+
+
+_Cropper = Callable[[int, int], _Offsets]
+_CROPPERS: dict[str, tuple[_Cropper, _Cropper]] = {
+    "scenic": (_one_down, _three_up),
+    "pyslowfast": (_one_up, _three_up),
+    "gluonmm": (_one_even, _three_by_step),
+    "gluoncv_i3d": (_one_down, _three_down),
+}
+"""By the crop's kind: one crop, three crops."""
 
 
 def cut_units(
     frames: NDArray[np.uint8], unit_frames: NDArray[np.int32], crops: NDArray[np.int32], *, size_px: int
 ) -> NDArray[np.uint8]:
     """Cuts the encoder's inputs out of resized frames.
+
+    Views are clip-major throughout, here and in VIEW_LOGITS: crop r of clip k is view ``k * R + r``. (scenic and
+    gluonmm order theirs crop-major; no aggregation sees the difference.)
 
     Args:
         frames: uint8 ``[F, h, w, 3]``.

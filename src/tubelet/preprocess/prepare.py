@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -13,9 +12,10 @@ from numpy.typing import NDArray
 
 from tubelet.preprocess.container import Source, open_video
 from tubelet.preprocess.decode import Reading, RgbConverter, read_frames
-from tubelet.preprocess.geometry import crop_offsets, resize_frame, resized_size
+from tubelet.preprocess.geometry import crop_offsets
 from tubelet.preprocess.guard import Guard
-from tubelet.preprocess.timeline import frame_interval, frame_times
+from tubelet.preprocess.resize import resize_frame, resized_size
+from tubelet.preprocess.timeline import VideoClock, constant_clock
 from tubelet.preprocess.views import ViewPlan, plan_views
 from tubelet.spec.errors import InvalidRequestError, InvalidVideoError
 from tubelet.spec.limits import Limits
@@ -38,6 +38,8 @@ class Prepared:
     """``[U, t]``, indices into ``frames``."""
     clip_units: NDArray[np.int32]
     """``[K, n]``, indices of units."""
+    clip_positions: NDArray[np.int32]
+    """``[K, n]``, where the model is told that each unit's first frame stood."""
     crops: NDArray[np.int32]
     """``[R, 2]``, ``(y, x)`` in ``frames``."""
     frame_times: NDArray[np.float32]
@@ -58,6 +60,8 @@ class _FrameStore:
     """Frames that were taken, resized at once to the size that the first of them gets."""
 
     resize: Resize
+    num_crops: int
+    """R of the protocol."""
     to_rgb: RgbConverter = field(default_factory=RgbConverter)
     frames: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     size: tuple[int, int] | None = None
@@ -72,7 +76,8 @@ class _FrameStore:
         began = time.monotonic()
         if self.size is None:
             self.source_shape = pixels.shape
-            self.size = resized_size(self.resize, height=pixels.shape[0], width=pixels.shape[1])
+            height, width = pixels.shape[:2]
+            self.size = resized_size(self.resize, height=height, width=width, num_crops=self.num_crops)
         self.sizes_differ |= pixels.shape != self.source_shape
         self.frames[number] = np.ascontiguousarray(resize_frame(self.resize, pixels, size=self.size))
         self.resize_s += time.monotonic() - began
@@ -109,15 +114,15 @@ def prepare_video(
     """
     guard = Guard(limits, deadline)
     guard.check_bytes(len(video))
-    store = _FrameStore(contract.resize)
+    store = _FrameStore(contract.resize, request.protocol.num_crops)
     with open_video(video, guard) as source:
         reading = read_frames(source, guard, wanted=_estimate(source, request, contract, guard), take=store.take)
         if not reading.pts:
             raise _nothing_decoded(source)
         pts = source.pts if reading.stopped else reading.pts
-        times, stamped = frame_times(pts, time_base=source.time_base, rate=source.rate)
-        plan = _plan(times, source.rate, request, contract, guard)
-        warnings = _judge(source, reading, plan, duration_s=float(times[-1]))
+        clock, stamped = source.clock(pts)
+        plan = _plan(clock, request, contract, guard)
+        warnings = _judge(source, reading, plan, duration_s=float(clock.times[-1]))
         if not stamped:
             warnings.append("timestamps: missing or not rising; times were counted at the frame rate")
     _read_missing(video, guard, store, plan)
@@ -154,9 +159,8 @@ def prepare_frames(
     num_frames, height, width = frames.shape[:3]
     guard.check_frames(num_frames)
     guard.check_size(width=width, height=height)
-    times = np.arange(num_frames, dtype=np.float64) / fps
-    plan = _plan(times, Fraction(fps), request, contract, guard)
-    store = _FrameStore(contract.resize)
+    plan = _plan(constant_clock(num_frames, fps=fps), request, contract, guard)
+    store = _FrameStore(contract.resize, request.protocol.num_crops)
     for number in plan.units.frames.tolist():
         store.add(number, frames[number])
     return _finish(plan, store, contract, request, guard, [])
@@ -164,21 +168,18 @@ def prepare_frames(
 
 def _estimate(source: Source, request: Request, contract: Contract, guard: Guard) -> frozenset[int]:
     """Frames that will be needed, by the look of the packets; certain only where the source is countable."""
-    times, _ = frame_times(source.pts, time_base=source.time_base, rate=source.rate)
+    clock, _ = source.clock(source.pts)
     try:
-        return frozenset(_plan(times, source.rate, request, contract, guard).units.frames.tolist())
+        return frozenset(_plan(clock, request, contract, guard).units.frames.tolist())
     except InvalidRequestError:
         if source.countable:
             raise
         return frozenset()
 
 
-def _plan(
-    times: NDArray[np.float64], rate: Fraction | None, request: Request, contract: Contract, guard: Guard
-) -> ViewPlan:
-    guard.check_duration(float(times[-1]))
-    interval_s = frame_interval(times, rate=rate)
-    return plan_views(times, interval_s=interval_s, request=request, contract=contract, limits=guard.limits)
+def _plan(clock: VideoClock, request: Request, contract: Contract, guard: Guard) -> ViewPlan:
+    guard.check_duration(max(float(clock.times[-1]), clock.interval_s))
+    return plan_views(clock, request=request, contract=contract, limits=guard.limits)
 
 
 def _nothing_decoded(source: Source) -> InvalidVideoError:
@@ -236,6 +237,7 @@ def _finish(
         frames=frames,
         unit_frames=plan.units.unit_frames,
         clip_units=plan.units.clip_units,
+        clip_positions=plan.clip_positions,
         crops=crop_offsets(contract.crop, height=height, width=width, num_crops=request.protocol.num_crops),
         frame_times=plan.frame_times,
         num_frames=plan.num_frames,

@@ -1,7 +1,6 @@
-"""Which frames of a video make a clip, and which distinct units make the clips.
+"""From the clock of a video to clips, and from clips to the distinct frames and units that they are made of.
 
-Everything here is integers in, integers out; no pixel is touched. Samplers are named after the pipeline that they
-reproduce, and look at a video as N frames numbered from 0.
+No pixel is touched. The sampler's kind and the protocol's name say which function decides; nothing else does.
 """
 
 from __future__ import annotations
@@ -12,10 +11,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tubelet.spec.manifest import Contract, Sampler
+from tubelet.preprocess.pyslowfast import full_video_clip, multi_view_clips
+from tubelet.preprocess.samplers import gluoncv_i3d_clips, gluonmm_clips, scenic_clips, tsn_clips
+from tubelet.preprocess.timeline import VideoClock
+from tubelet.spec.manifest import Contract, FullVideo, Sampler
 from tubelet.spec.protocol import Protocol
 
-__all__ = ["UnitPlan", "plan_units", "resample", "sample_clips", "scenic_clips", "tsn_clips"]
+__all__ = ["Clips", "UnitPlan", "plan_units", "resample", "sample_clips"]
+
+
+@dataclass(frozen=True, slots=True)
+class Clips:
+    """K clips of T frames."""
+
+    frames: NDArray[np.int64]
+    """``[K, T]``, frame indices below N."""
+    positions: NDArray[np.int64]
+    """``[K, T]``, where a model that asks for it is told that each frame stood: in the video, or in the clip's span."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,71 +42,65 @@ class UnitPlan:
     """``[K, n]``, rows of ``unit_frames``: ``frames[unit_frames[clip_units]]`` are the clips again."""
 
 
-def scenic_clips(num_frames: int, *, clip_frames: int, stride: int, num_clips: int) -> NDArray[np.int64]:
-    """Clips of scenic's test pipeline: the middle one, or evenly spaced ones from the first frame to the end.
-
-    A video that is too short starts again from its first frame. The spacing is TensorFlow's ``linspace`` in float32,
-    cut off to integers (DMVR ``processors.sample_linspace_sequence`` and ``sample_sequence``).
-
-    Args:
-        num_frames: N, frames of the video, at least 1.
-        clip_frames: T, frames of a clip.
-        stride: source frames from one frame of a clip to the next.
-        num_clips: K.
-
-    Returns:
-        int64 ``[K, T]``, frame indices below N.
-    """
-    slack = max(0, num_frames - clip_frames * stride)
-    if num_clips == 1:
-        starts = np.array([slack // 2], dtype=np.int64)
-    else:
-        step = np.float32(slack) / np.float32(num_clips - 1)
-        spaced = step * np.arange(num_clips, dtype=np.float32)
-        spaced[-1] = slack
-        starts = spaced.astype(np.int64)
-    within = stride * np.arange(clip_frames, dtype=np.int64)
-    return (starts[:, None] + within) % num_frames
-
-
-def tsn_clips(num_frames: int, *, clip_frames: int) -> NDArray[np.int64]:
-    """One clip spread over the whole video: the middle frame of each of T equal segments.
-
-    ``floor(N / T * (i + 0.5))``, computed in integers. Videos with fewer than T frames repeat frames.
-
-    Args:
-        num_frames: N, frames of the video, at least 1.
-        clip_frames: T, frames of the clip.
-
-    Returns:
-        int64 ``[1, T]``, rising frame indices below N.
-    """
-    segment = np.arange(clip_frames, dtype=np.int64)
-    return (num_frames * (2 * segment + 1) // (2 * clip_frames))[None]
-
-
-def _scenic(sampler: Sampler, num_clips: int, num_frames: int) -> NDArray[np.int64]:
-    return scenic_clips(num_frames, clip_frames=sampler.num_frames, stride=sampler.stride, num_clips=num_clips)
-
-
-_SAMPLERS: dict[str, Callable[[Sampler, int, int], NDArray[np.int64]]] = {"scenic": _scenic}
-
-
-def sample_clips(contract: Contract, protocol: Protocol, num_frames: int) -> NDArray[np.int64]:
+def sample_clips(contract: Contract, protocol: Protocol, clock: VideoClock) -> Clips:
     """Clips of a video for a model and a protocol.
 
+    ``tsn`` and ``full`` are one clip over all frames, whatever their rate. Clips x crops are the sampler's, which
+    counts in the video at ``target_fps`` where it has one; ``pyslowfast`` has it in its formula.
+
     Args:
-        contract: names the sampler and its numbers.
-        protocol: ``tsn``, or clips x crops, of which the clips count here.
-        num_frames: N, frames of the video (at the sampler's ``target_fps`` where it has one), at least 1.
+        contract: names the sampler and its numbers, and those of ``full``.
+        protocol: of the contract; of clips x crops the clips count here.
+        clock: of the video, or of the part that was asked for.
 
     Returns:
-        int64 ``[K, T]``, frame indices below N.
+        Clips; both arrays count from the clock's first frame.
     """
     sampler = contract.sampler
     if protocol.name == "tsn":
-        return tsn_clips(num_frames, clip_frames=sampler.num_frames)
-    return _SAMPLERS[sampler.kind](sampler, protocol.num_clips, num_frames)
+        frames = tsn_clips(clock.num_frames, clip_frames=sampler.num_frames)
+        return Clips(frames, frames)
+    if protocol.name == "full" and contract.full_video is not None:
+        return _full(contract.full_video, clock)
+    return _SAMPLERS[sampler.kind](sampler, protocol.num_clips, clock)
+
+
+def _full(full_video: FullVideo, clock: VideoClock) -> Clips:
+    frames = full_video_clip(clock, clip_frames=full_video.num_frames, span_s=full_video.span_s)
+    return Clips(frames, frames)
+
+
+def _pyslowfast(sampler: Sampler, num_clips: int, clock: VideoClock) -> Clips:
+    frames, positions = multi_view_clips(
+        clock,
+        clip_frames=sampler.num_frames,
+        stride=sampler.stride,
+        target_fps=sampler.target_fps or clock.fps,
+        num_clips=num_clips,
+    )
+    return Clips(frames, positions)
+
+
+def _counting(clips: Callable[..., NDArray[np.int64]]) -> Callable[[Sampler, int, VideoClock], Clips]:
+    """A sampler out of a function that counts frames, those of the video at the target rate where there is one."""
+
+    def sample(sampler: Sampler, num_clips: int, clock: VideoClock) -> Clips:
+        source = np.arange(clock.num_frames)
+        if sampler.target_fps is not None:
+            source = resample(clock.times, interval_s=clock.interval_s, target_fps=sampler.target_fps)
+        numbers = clips(len(source), clip_frames=sampler.num_frames, stride=sampler.stride, num_clips=num_clips)
+        return Clips(source[numbers], source[numbers])
+
+    return sample
+
+
+_SAMPLERS: dict[str, Callable[[Sampler, int, VideoClock], Clips]] = {
+    "scenic": _counting(scenic_clips),
+    "pyslowfast": _pyslowfast,
+    "gluonmm": _counting(gluonmm_clips),
+    "gluoncv_i3d": _counting(gluoncv_i3d_clips),
+}
+"""By the sampler's kind."""
 
 
 def resample(times: NDArray[np.float64], *, interval_s: float, target_fps: float) -> NDArray[np.int64]:

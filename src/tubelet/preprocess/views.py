@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tubelet.preprocess.sampling import UnitPlan, plan_units, resample, sample_clips
-from tubelet.preprocess.timeline import segment
+from tubelet.preprocess.sampling import UnitPlan, plan_units, sample_clips
+from tubelet.preprocess.timeline import VideoClock, segment
 from tubelet.spec.errors import InvalidRequestError, LimitError
 from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Contract
@@ -23,6 +23,9 @@ class ViewPlan:
 
     units: UnitPlan
     """Its ``frames`` are numbers of frames in the whole video."""
+    clip_positions: NDArray[np.int32]
+    """``[K, n]``, where the model is told that each unit's first frame stood; a part of a video is a video of its own,
+    whose first frame stands at 0."""
     frame_times: NDArray[np.float32]
     """``[K, T]``, seconds from the first frame of the video."""
     num_frames: int
@@ -31,14 +34,11 @@ class ViewPlan:
     """Whether at least one clip repeats no frame."""
 
 
-def plan_views(
-    times: NDArray[np.float64], *, interval_s: float, request: Request, contract: Contract, limits: Limits
-) -> ViewPlan:
+def plan_views(clock: VideoClock, *, request: Request, contract: Contract, limits: Limits) -> ViewPlan:
     """Plans the views of a request.
 
     Args:
-        times: float64 ``[N]``, rising, seconds from the first frame of the whole video, N at least 1.
-        interval_s: how long the last frame is shown.
+        clock: of the whole video.
         request: protocol and the part of the video.
         contract: the model's sampler and units.
         limits: ``max_units``.
@@ -50,15 +50,17 @@ def plan_views(
         InvalidRequestError: ``bad_parameter``, no frame lies between ``start_s`` and ``end_s``.
         LimitError: ``too_many_views``, more units than ``max_units``.
     """
-    part = segment(times, start_s=request.start_s, end_s=request.end_s)
+    part = segment(clock.times, start_s=request.start_s, end_s=request.end_s)
     if part.start >= part.stop:
         raise InvalidRequestError(
             "bad_parameter",
             f"no frame lies between start_s={request.start_s:g} and end_s={request.end_s:g}: "
-            f"the last one is shown at {times[-1]:.3f} s",
+            f"the last one is shown at {clock.times[-1]:.3f} s",
         )
-    clips = _clips(times[part], interval_s=interval_s, request=request, contract=contract) + part.start
-    units = plan_units(clips, unit_frames=contract.geometry.unit_frames)
+    clips = sample_clips(contract, request.protocol, clock.part(part))
+    frames = clips.frames + part.start
+    unit_frames = contract.geometry.unit_frames
+    units = plan_units(frames, unit_frames=unit_frames)
     num_units = len(units.unit_frames) * request.protocol.num_crops
     if num_units > limits.max_units:
         raise LimitError(
@@ -67,15 +69,8 @@ def plan_views(
         )
     return ViewPlan(
         units=units,
-        frame_times=times[clips].astype(np.float32),
+        clip_positions=clips.positions[:, ::unit_frames].astype(np.int32),
+        frame_times=clock.times[frames].astype(np.float32),
         num_frames=part.stop - part.start,
-        has_full_clip=any(len(np.unique(clip)) == len(clip) for clip in clips),
+        has_full_clip=any(len(np.unique(clip)) == len(clip) for clip in frames),
     )
-
-
-def _clips(times: NDArray[np.float64], *, interval_s: float, request: Request, contract: Contract) -> NDArray[np.int64]:
-    target_fps = contract.sampler.target_fps
-    if target_fps is None or request.protocol.name == "tsn":
-        return sample_clips(contract, request.protocol, len(times))
-    at_rate = resample(times, interval_s=interval_s, target_fps=target_fps)
-    return at_rate[sample_clips(contract, request.protocol, len(at_rate))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import json
 import sys
 import time
 from dataclasses import dataclass, field
@@ -36,16 +37,16 @@ class Probe:
         except OSError:
             return False
 
-    def canary(self, model: str, *, timeout_s: float) -> Health:
-        """Sends a tiny real video through a model.
+    def canary(self, model: ServedModel, *, timeout_s: float) -> Health:
+        """Sends a tiny real video through a model, by the protocol that asks least of it.
 
         ``busy``: the queue is full, or the answer does not come in time; `progress` tells whether others get theirs.
         """
-        headers = {"Inference-Header-Content-Length": "0", "Content-Type": "application/octet-stream"}
+        head, body = _request_body(canary_video(), protocol=model.canary_protocol)
+        headers = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
+        path = f"/v2/models/{model.name}/infer"
         try:
-            status, body = self._request(
-                "POST", f"/v2/models/{model}/infer", canary_video(), headers, timeout_s=timeout_s
-            )
+            status, body = self._request("POST", path, head + body, headers, timeout_s=timeout_s)
         except TimeoutError:
             return "busy"
         except OSError:
@@ -85,6 +86,18 @@ class Probe:
             connection.close()
 
 
+def _request_body(video: bytes, *, protocol: str) -> tuple[bytes, bytes]:
+    """KServe's binary form of a request: a JSON header, then the tensor; a BYTES element begins with its length."""
+    tensor = len(video).to_bytes(4, "little") + video
+    parameters = {"binary_data_size": len(tensor)}
+    header = {
+        "inputs": [{"name": "VIDEO", "shape": [1], "datatype": "BYTES", "parameters": parameters}],
+        "outputs": [{"name": "LOGITS"}],
+        "parameters": {"protocol": protocol},
+    }
+    return json.dumps(header).encode(), tensor
+
+
 @dataclass(slots=True)
 class Patient:
     """A model under observation: tells one that works hard from one that is stuck."""
@@ -96,7 +109,7 @@ class Patient:
 
     def is_ill(self) -> bool:
         """Sends a canary; True when it fails, or is late while nothing else gets done either."""
-        health = self.probe.canary(self.model.name, timeout_s=CANARY_TIMEOUT_S)
+        health = self.probe.canary(self.model, timeout_s=CANARY_TIMEOUT_S)
         progress, now = self.probe.progress(self.model.name), time.monotonic()
         if health == "well" or (progress is not None and progress != self.progress):
             self.progress, self.moved_at = progress or 0.0, now
@@ -113,7 +126,7 @@ def main() -> int:
     arguments = parser.parse_args()
     probe = Probe("127.0.0.1", arguments.http_port)
     models = RepositoryIndex.load(arguments.repository).models
-    return int(any(probe.canary(model.name, timeout_s=CANARY_TIMEOUT_S) == "ill" for model in models))
+    return int(any(probe.canary(model, timeout_s=CANARY_TIMEOUT_S) == "ill" for model in models))
 
 
 if __name__ == "__main__":

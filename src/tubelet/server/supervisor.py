@@ -30,11 +30,13 @@ from tubelet.server.health import Patient, Probe
 from tubelet.server.process import TritonProcess, open_pidfd
 from tubelet.server.triton import Ports, Triton, find_tritonserver, server_arguments
 from tubelet.spec.errors import MachineError
-from tubelet.spec.repository import RepositoryIndex
+from tubelet.spec.repository import RepositoryIndex, ServedModel
 
 __all__ = ["ServeOptions", "serve"]
 
-CANARY_INTERVAL_S = 5.0
+CANARY_INTERVAL_S, MAX_CANARY_INTERVAL_S = 5.0, 60.0
+CANARY_SHARE = 0.05
+"""Part of the time that goes into asking, at most."""
 START_TIMEOUT_S = 120.0
 STOP_GRACE_S = 35.0
 MAX_FAILED_STARTS = 5
@@ -156,7 +158,7 @@ class Supervisor:
             self._triton,
             repository=self._repository,
             backends=self._backends,
-            models=[name for model in self._index.models for name in (model.name, f"{model.name}_frames")],
+            models=[name for model in self._index.models for name in model.entries],
             address=self._options.address,
             ports=self._ports,
             admin_key=self._admin_key,
@@ -175,25 +177,27 @@ class Supervisor:
         for pid in self._process.stub_pids():
             self._watch_process(pid, "a Python backend")
         for model in self._index.models:
-            if not self._first_answer(model.name, by=started + START_TIMEOUT_S):
+            if not self._first_answer(model, by=started + START_TIMEOUT_S):
                 return False
         self._serving = self._process
         self._announce_ready(time.monotonic() - started)
         return True
 
-    def _first_answer(self, model: str, *, by: float) -> bool:
+    def _first_answer(self, model: ServedModel, *, by: float) -> bool:
         """Waits for a model's first answer; False when a signal came meanwhile.
 
         Raises:
             MachineError: ``start_failed``: the model fails, or has given no answer by then.
         """
-        while (health := self._probe.canary(model, timeout_s=2.0)) == "busy" and time.monotonic() < by:
+        patience_s = 2.0
+        while (health := self._probe.canary(model, timeout_s=patience_s)) == "busy" and time.monotonic() < by:
+            patience_s *= 2  # a large model needs seconds for a view, and answers the question that was given up, too
             happened = {key.data for key, _ in self._selector.select(timeout=0)}
             if "wakeup" in happened and self._read_wakeup():
                 self._stop()
                 return False
         if health != "well" and self._process is not None:
-            raise MachineError("start_failed", f"{model} does not answer:\n{self._process.last_words}")
+            raise MachineError("start_failed", f"{model.name} does not answer:\n{self._process.last_words}")
         return True
 
     def _restart(self, lost: str) -> bool:
@@ -247,7 +251,9 @@ class Supervisor:
     def _watch_health(self) -> None:
         """Looks after every model, in a thread of its own, until the supervisor stops."""
         patients = [Patient(self._probe, model) for model in self._index.models]
-        while not self._stopping.wait(CANARY_INTERVAL_S):
+        pause_s = CANARY_INTERVAL_S
+        while not self._stopping.wait(pause_s):
+            began = time.monotonic()
             for patient in patients:
                 asked = self._serving
                 is_ill = patient.is_ill()
@@ -255,6 +261,9 @@ class Supervisor:
                 if is_ill and asked is not None and asked is self._serving and self._illness is None:
                     self._illness = f"the model {patient.model.name}: its canary got no answer"
                     self._wake()
+            # A large model computes for seconds, and is there for others.
+            round_s = time.monotonic() - began
+            pause_s = min(max(CANARY_INTERVAL_S, round_s / CANARY_SHARE), MAX_CANARY_INTERVAL_S)
 
     def _start_command(self) -> None:
         if not self._options.command:

@@ -8,21 +8,26 @@ number has a default.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from tubelet.spec.errors import ContractError
+from tubelet.spec.network import Network
 from tubelet.spec.protocol import Protocol
 from tubelet.spec.strict import decode, digest, encode
 
 __all__ = [
     "MANIFEST_FILE",
+    "Aggregation",
     "Budget",
     "Build",
     "Checkpoint",
+    "CheckpointFormat",
     "Contract",
     "Crop",
+    "FullVideo",
     "Geometry",
     "Head",
     "Manifest",
@@ -34,45 +39,85 @@ __all__ = [
 
 MANIFEST_FILE = "manifest.json"
 
+Aggregation = Literal["mean_logits", "sum_logits", "mean_probabilities"]
+"""How views become one answer: before the activation (``mean_logits`` of ViViT; ``sum_logits`` of VTN's code, whose
+order of classes is the same), or after it (``mean_probabilities`` of VidTr and of VTN's paper)."""
+
+CheckpointFormat = Literal["scenic", "huggingface", "slowfast", "gluonmm", "gluoncv", "tubelet"]
+"""Who wrote a checkpoint file; ``tubelet``: our own safetensors."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampler:
     """Which frames of a video make a clip. ``kind`` names the pipeline that is reproduced."""
 
-    kind: Literal["scenic"]
+    kind: Literal["scenic", "pyslowfast", "gluonmm", "gluoncv_i3d"]
     num_frames: int
     """T, frames of a clip."""
     stride: int
     """Source frames from one frame of a clip to the next."""
     target_fps: float | None
-    """Frame rate to which ``stride`` refers; None: the video's own."""
-    short_video: Literal["wrap"]
+    """Frame rate to which ``stride`` refers; None: the video's own. ``scenic``, ``gluonmm`` and ``gluoncv_i3d`` count
+    in a video brought to this rate; ``pyslowfast`` stretches its clips by the video's rate over this one."""
+    short_video: Literal["wrap", "repeat_last"]
     """What a video with too few frames does: ``wrap`` starts again from its first frame."""
 
     def __post_init__(self) -> None:
         _positive(num_frames=self.num_frames, stride=self.stride)
+        if self.target_fps is not None:
+            _positive(target_fps=self.target_fps)
+        if (self.kind == "scenic") != (self.short_video == "wrap"):
+            raise ValueError("short_video is wrap for the scenic sampler, and repeat_last for all others")
+        if self.kind == "pyslowfast" and self.target_fps is None:
+            raise ValueError("the pyslowfast sampler needs target_fps")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FullVideo:
+    """The protocol ``full``: one clip over the whole video."""
+
+    num_frames: int
+    """Frames of the clip, evenly spaced (VTN: 250)."""
+    span_s: float | None
+    """Seconds from the start that are looked at (VTN's code: 10); None: to the end of the video, as in its paper."""
+
+    def __post_init__(self) -> None:
+        _positive(num_frames=self.num_frames)
+        if self.span_s is not None:
+            _positive(span_s=self.span_s)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resize:
     """How a decoded frame is brought to its short side."""
 
-    kind: Literal["scenic"]
+    kind: Literal["scenic", "pyslowfast", "gluonmm"]
     short_side_px: int
+    """For protocols of one crop."""
+    short_side_three_crops_px: int
+    """For protocols of three crops; scenic has one number for both."""
     kernel: Literal["bilinear"]
     antialias: bool
-    on: Literal["uint8_truncated"]
-    """What comes out: bytes, cut off rather than rounded."""
+    on: Literal["uint8_truncated", "uint8_rounded"]
+    """What comes out: bytes, cut off (``scenic``) or rounded."""
 
     def __post_init__(self) -> None:
-        _positive(short_side_px=self.short_side_px)
+        _positive(short_side_px=self.short_side_px, short_side_three_crops_px=self.short_side_three_crops_px)
+        if self.antialias:
+            raise ValueError("antialias must be false: none of the papers' pipelines has it")
+        if (self.kind == "scenic") != (self.on == "uint8_truncated"):
+            raise ValueError("on is uint8_truncated for the scenic resize, and uint8_rounded for all others")
+
+    def short_side(self, num_crops: int) -> int:
+        """Short side in pixels for a protocol of that many crops."""
+        return self.short_side_px if num_crops == 1 else self.short_side_three_crops_px
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Crop:
     """The square windows that are cut from a resized frame."""
 
-    kind: Literal["scenic"]
+    kind: Literal["scenic", "pyslowfast", "gluonmm", "gluoncv_i3d"]
     size_px: int
     """S, side of the window."""
 
@@ -95,20 +140,25 @@ class Normalisation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Geometry:
-    """The network's sizes, read from the checkpoint's tensors."""
+    """What the network's shape means for the tensors between the steps."""
 
     unit_frames: int
-    """t, frames of one unit: a tubelet of the factorised encoder."""
-    patch_px: int
-    feature_dim: int
-    """D, width of FEATURES."""
-    encoder_layers: int
-    encoder_heads: int
-    temporal_layers: int
-    temporal_heads: int
+    """t, frames of one unit: 1 for VTN, a tubelet for the factorised encoder, the whole clip for joint models."""
+    feature_dim: int | None
+    """D, width of FEATURES; None: a joint model, whose encoder gives logits at once."""
+    positions: bool
+    """Whether the temporal stage is told where in the video each unit stood (CLIP_POSITIONS)."""
+    attention: bool
+    """Whether the temporal stage says how much it looked at each unit (ATTENTION)."""
+    any_length: bool
+    """Whether the temporal stage takes clips of any number of units, not only of the sampler's."""
 
     def __post_init__(self) -> None:
-        _positive(**encode(self))
+        _positive(unit_frames=self.unit_frames)
+        if self.feature_dim is not None:
+            _positive(feature_dim=self.feature_dim)
+        elif self.positions or self.attention or self.any_length:
+            raise ValueError("a joint model (feature_dim none) has no temporal stage")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,34 +180,49 @@ class Contract:
 
     schema_version: Literal[1]
     name: str
-    family: Literal["vivit"]
-    variant: Literal["factorised_encoder"]
+    network: Network
     geometry: Geometry
     sampler: Sampler
+    full_video: FullVideo | None
+    """None: the model has no protocol ``full``."""
     resize: Resize
     crop: Crop
     normalisation: Normalisation
     protocols: tuple[str, ...]
     default_protocol: str
-    aggregation: Literal["mean_logits"]
-    """How views become one answer: ``mean_logits`` averages before the activation."""
+    aggregation: Aggregation
     heads: tuple[Head, ...]
+    product: str | None
+    """What the heads say together, the product of their probabilities: ``action`` of Epic-Kitchens' nouns and verbs;
+    None: each head answers for itself."""
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
             raise ValueError(f"a model's name is letters, digits and '_', got {self.name!r}")
         if not self.heads:
             raise ValueError("a model has at least one head")
+        if self.product is not None and (len(self.heads) < 2 or any(h.activation != "softmax" for h in self.heads)):
+            raise ValueError("product needs two or more heads, all of them softmax")
+        self._check_protocols()
+        self._check_sizes()
+
+    def _check_protocols(self) -> None:
         for protocol in self.protocols:
             Protocol.parse(protocol)
         if self.default_protocol not in self.protocols:
             raise ValueError(f"default_protocol {self.default_protocol!r} is not among {self.protocols}")
+        if ("full" in self.protocols) != (self.full_video is not None):
+            raise ValueError("full_video is given when, and only when, protocols hold 'full'")
+        if self.full_video is not None and not self.geometry.any_length:
+            raise ValueError("this network takes clips of one length only; it has no protocol 'full'")
+
+    def _check_sizes(self) -> None:
         if self.sampler.num_frames % self.geometry.unit_frames:
             raise ValueError("a clip's num_frames must be a multiple of unit_frames")
-        if self.resize.short_side_px < self.crop.size_px:
-            raise ValueError("crop.size_px exceeds resize.short_side_px")
-        if self.crop.size_px % self.geometry.patch_px:
-            raise ValueError("crop.size_px must be a multiple of patch_px")
+        if self.is_joint and self.sampler.num_frames != self.geometry.unit_frames:
+            raise ValueError("the unit of a joint model is its whole clip")
+        if min(self.resize.short_side_px, self.resize.short_side_three_crops_px) < self.crop.size_px:
+            raise ValueError("crop.size_px exceeds the short side of resize")
 
     @property
     def num_classes(self) -> int:
@@ -165,8 +230,18 @@ class Contract:
         return sum(head.num_classes for head in self.heads)
 
     @property
+    def num_products(self) -> int:
+        """Combinations of one class of each head: the last axis of PRODUCT."""
+        return math.prod(head.num_classes for head in self.heads)
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether one stage does it all: the encoder gives the logits of whole clips."""
+        return self.geometry.feature_dim is None
+
+    @property
     def units_per_clip(self) -> int:
-        """n, units that make one clip."""
+        """n, units that make one clip of the sampler; ``full`` has its own number."""
         return self.sampler.num_frames // self.geometry.unit_frames
 
     @property
@@ -183,7 +258,7 @@ class Contract:
 class Checkpoint:
     """The file whose weights were built in."""
 
-    format: Literal["scenic"]
+    format: CheckpointFormat
     file: str
     """Its name, without a folder."""
     sha256: str
@@ -221,6 +296,8 @@ class Build:
     num_parameters: int
     opset: int
     precision: Literal["fp32"]
+    largest_batch: int
+    """Units in one run of the encoder, at most; verified, and kept by the server."""
     tools: dict[str, str]
     budget: Budget
     measured: tuple[Measurement, ...]

@@ -12,20 +12,24 @@ from pathlib import Path
 from typing import Literal
 
 from tubelet.spec.errors import RecipeError
-from tubelet.spec.manifest import Crop, Normalisation, Resize, Sampler
+from tubelet.spec.manifest import Aggregation, CheckpointFormat, Crop, FullVideo, Normalisation, Resize, Sampler
+from tubelet.spec.network import Network
 from tubelet.spec.strict import decode
 
-__all__ = ["CheckpointSource", "HeadRecipe", "Recipe"]
+__all__ = ["CheckpointSource", "HeadRecipe", "Published", "Recipe"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointSource:
     """Where the weights come from."""
 
-    format: Literal["scenic"]
+    format: CheckpointFormat
     file: str
     """Path relative to the recipe; ``tubelet export --checkpoint FILE`` takes another."""
+    sha256: str | None
+    """Of the file, where its authors or others have published it; another file is then refused."""
     source: str
+    """Where the file was released: an address, or a sentence."""
     licence: str
 
 
@@ -40,21 +44,50 @@ class HeadRecipe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Published:
+    """What its authors say of a model; shown on its card, and never used to compute."""
+
+    title: str
+    """As the paper calls the model, for example ``ViViT-B/16x2 FE``."""
+    paper: str
+    """For example ``arXiv:2103.15691``."""
+    code: str
+    """Repository and path of the reference implementation."""
+    dataset: str
+    accuracy: str
+    """What is stated, for which views, and where; a sentence."""
+    aggregation_in_paper: str
+    aggregation_in_code: str
+    weights: Literal["released", "not_released", "ours"]
+    notes: tuple[str, ...]
+    """Traps and differences between paper, code and weights, a sentence each."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """What `tubelet export` reads."""
 
     name: str
-    family: Literal["vivit"]
-    variant: Literal["factorised_encoder"]
+    network: Network
     checkpoint: CheckpointSource
     sampler: Sampler
+    full_video: FullVideo | None
     resize: Resize
     crop: Crop
     normalisation: Normalisation
     protocols: tuple[str, ...]
     default_protocol: str
-    aggregation: Literal["mean_logits"]
+    aggregation: Aggregation
+    largest_batch: int
+    """Units in one run of the encoder, at most: memory against speed."""
     heads: tuple[HeadRecipe, ...]
+    product: str | None
+    """As `tubelet.spec.manifest.Contract.product`."""
+    published: Published
+
+    def __post_init__(self) -> None:
+        if self.largest_batch < 1:
+            raise ValueError(f"largest_batch must be positive, got {self.largest_batch}")
 
     @classmethod
     def load(cls, path: Path) -> Recipe:

@@ -21,6 +21,10 @@ class ServedModel:
 
     name: str
     contract_digest: str
+    entries: tuple[str, ...]
+    """Triton's names that callers may use: the public one, and where there is one that for decoded frames."""
+    canary_protocol: str
+    """The protocol that asks least of the model."""
     shm_bytes: int
     """Shared memory that each process of a step should start with."""
     max_silence_s: float

@@ -3,8 +3,9 @@
 A typo in a recipe or a manifest must never become a number: unknown keys, missing keys and values of another type are
 errors that name the place (``recipe.resize.short_side_px``). Supported field types are those that JSON and TOML can
 hold: ``str``, ``int``, ``float`` (an int is accepted), ``bool``, ``Literal``, ``X | None``, ``tuple[X, ...]``,
-``tuple[X, Y, Z]``, ``dict[str, X]`` and other dataclasses. TOML has no null, and a key that is left out is an error: a
-recipe says ``"none"`` where ``X | None`` is meant to be None (X being no ``str``).
+``tuple[X, Y, Z]``, ``dict[str, X]``, other dataclasses, and unions of dataclasses whose first field, a ``Literal``,
+says which one it is. TOML has no null, and a key that is left out is an error: a recipe says ``"none"`` where
+``X | None`` is meant to be None (also where X is ``str``: a text cannot be the word none).
 """
 
 from __future__ import annotations
@@ -77,9 +78,9 @@ def _decode_value(hint: Any, value: object, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return decode(hint, value, where=where)
     if origin in (Union, types.UnionType):
-        return _decode_optional(args, value, where)
+        return _decode_union(args, value, where)
     if origin is Literal:
-        if value not in args or isinstance(value, bool):
+        if not any(type(value) is type(arg) and value == arg for arg in args):
             raise _unfit(where, "one of " + ", ".join(map(repr, args)), value)
         return value
     if origin is tuple:
@@ -91,11 +92,20 @@ def _decode_value(hint: Any, value: object, where: str) -> Any:
     return _decode_scalar(hint, value, where)
 
 
-def _decode_optional(args: tuple[Any, ...], value: object, where: str) -> Any:
-    if value is None or (value == NONE and str not in args):
+def _decode_union(args: tuple[Any, ...], value: object, where: str) -> Any:
+    kinds = [arg for arg in args if arg is not type(None)]
+    if len(kinds) < len(args) and (value is None or value == NONE):
         return None
-    (kind,) = (arg for arg in args if arg is not type(None))
-    return _decode_value(kind, value, where)
+    if len(kinds) == 1:
+        return _decode_value(kinds[0], value, where)
+    if not isinstance(value, dict):
+        raise _unfit(where, "a table", value)
+    tag = dataclasses.fields(kinds[0])[0].name
+    by_tag = {name: kind for kind in kinds for name in get_args(get_type_hints(kind)[tag])}
+    chosen = value.get(tag)
+    if not isinstance(chosen, str) or chosen not in by_tag:
+        raise _unfit(f"{where}.{tag}", "one of " + ", ".join(map(repr, by_tag)), chosen)
+    return decode(by_tag[chosen], value, where=where)
 
 
 def _decode_tuple(args: tuple[Any, ...], value: object, where: str) -> tuple[Any, ...]:

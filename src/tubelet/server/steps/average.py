@@ -7,29 +7,55 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tubelet.server.averaging import average_views
-from tubelet.server.steps.base import Arrays, SingleStep, check_deadline, text_tensor
+from tubelet.averaging import average_views, probabilities, product, view_rows
+from tubelet.server.steps.base import Arrays, SingleStep, best_labels, check_deadline, text_tensor
 
 __all__ = ["TritonPythonModel"]
 
-NUM_TOP_LABELS = 5
-
 
 class TritonPythonModel(SingleStep):
-    """VIEW_LOGITS ``[V, C]`` -> LOGITS ``[C]``, PROBABILITIES ``[C]``, VIEW_LOGITS, REPORT."""
+    """VIEW_LOGITS ``[V, C]`` -> LOGITS ``[C]``, PROBABILITIES ``[C]``, VIEW_LOGITS, REPORT.
+
+    Of a joint model UNIT_LOGITS ``[U * R, C]``, CLIP_UNITS and CROPS come instead. Where heads have a product, so has
+    the answer: PRODUCT.
+    """
 
     name = "average"
     labels: list[str]
+    product_labels: list[str]
 
     def open(self) -> None:
-        self.labels = (self.folder / "labels.txt").read_text(encoding="utf-8").splitlines()
+        self.labels = self._read_labels("labels.txt")
+        if self.contract.product is not None:
+            self.product_labels = self._read_labels("labels.product.txt")
+
+    def _read_labels(self, name: str) -> list[str]:
+        return (self.folder / name).read_text(encoding="utf-8").splitlines()
 
     def run(self, inputs: Arrays, parameters: Mapping[str, object]) -> Arrays:
         check_deadline(float(inputs["DEADLINE"][0]))
-        view_logits = inputs["VIEW_LOGITS"]
-        self.check_views(len(view_logits))
-        logits, probabilities = average_views(view_logits, self.contract)
+        view_logits = self._view_logits(inputs)
+        heads = self.contract.heads
+        logits = average_views(view_logits, self.contract.aggregation, heads)
+        answer = {"LOGITS": logits, "PROBABILITIES": probabilities(logits, heads), "VIEW_LOGITS": view_logits}
+        if self.contract.product is not None:
+            answer["PRODUCT"] = product(answer["PROBABILITIES"], heads)
+        return answer | {"REPORT": text_tensor(self._report(inputs, answer))}
+
+    def _view_logits(self, inputs: Arrays) -> NDArray[np.float32]:
+        """``[V, C]``: as they come, or put together from the distinct units of a joint model."""
+        if "VIEW_LOGITS" in inputs:
+            self.check_views(len(inputs["VIEW_LOGITS"]))
+            return inputs["VIEW_LOGITS"]
+        clip_units, num_crops = inputs["CLIP_UNITS"], len(inputs["CROPS"])
+        self.check_views(len(clip_units) * num_crops)
+        self.check_units(clip_units, num_units=len(inputs["UNIT_LOGITS"]) // num_crops)
+        view_logits: NDArray[np.float32] = inputs["UNIT_LOGITS"][view_rows(clip_units, num_crops)[:, 0]]
+        return view_logits
+
+    def _report(self, inputs: Arrays, answer: Arrays) -> str:
         report = json.loads(inputs["SAMPLE_REPORT"][0])
         encoder_started, encoder_ended = inputs["ENCODED_AT"][0]
         started, sampled, ended = report.pop("started"), report.pop("ended"), time.monotonic()
@@ -39,12 +65,7 @@ class TritonPythonModel(SingleStep):
             "average": (ended - encoder_ended) * 1000,
             "total": (ended - started) * 1000,
         }
-        top = np.argsort(-probabilities, kind="stable")[:NUM_TOP_LABELS]
-        report["top"] = {self.labels[index]: round(float(probabilities[index]), 6) for index in top}
-        text = json.dumps(report, ensure_ascii=False)
-        return {
-            "LOGITS": logits,
-            "PROBABILITIES": probabilities,
-            "VIEW_LOGITS": view_logits,
-            "REPORT": text_tensor(text),
-        }
+        report["top"] = best_labels(answer["PROBABILITIES"], self.labels)
+        if "PRODUCT" in answer:
+            report[f"top_{self.contract.product}"] = best_labels(answer["PRODUCT"], self.product_labels)
+        return json.dumps(report, ensure_ascii=False)

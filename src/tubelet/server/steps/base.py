@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import triton_python_backend_utils as triton
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tubelet.engines import Engine, open_graph
 from tubelet.server.metrics import StepMetrics
+from tubelet.spec.ensemble import EnsembleContract
 from tubelet.spec.errors import (
     ContractError,
     DeadlineError,
@@ -31,9 +32,19 @@ from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Contract
 from tubelet.spec.strict import decode
 
-__all__ = ["Arrays", "SingleStep", "Step", "check_deadline", "read_inputs", "text_tensor"]
+__all__ = [
+    "Arrays",
+    "SingleStep",
+    "Step",
+    "best_labels",
+    "check_deadline",
+    "read_inputs",
+    "text_tensor",
+]
 
 Arrays = Mapping[str, NDArray[Any]]
+
+NUM_BEST_LABELS = 5
 
 _CLIENT_FAULTS = (InvalidRequestError, InvalidVideoError, LimitError)
 
@@ -42,8 +53,11 @@ class Step(ABC):
     """One step of a model; Triton makes an object of it in each of the step's processes."""
 
     name: str
+    contract_type: ClassVar[type[Contract | EnsembleContract]] = Contract
     contract: Contract
     limits: Limits
+    parameters: Mapping[str, str]
+    """What `tubelet repository` wrote for this step."""
     metrics: StepMetrics
     folder: Path
     """The version's folder in the repository, where the step's graph lies."""
@@ -56,10 +70,12 @@ class Step(ABC):
         """
         parameters = json.loads(args["model_config"])["parameters"]
         values = {key: value["string_value"] for key, value in parameters.items()}
-        self.contract = decode(Contract, json.loads(values["contract"]), where="contract")
+        contract = decode(self.contract_type, json.loads(values["contract"]), where="contract")
+        self.contract = cast(Contract, contract)  # a step of several models says so in its own annotation
         if self.contract.digest != values["contract_digest"]:
             raise ContractError("contract_mismatch", "the repository was edited; run tubelet repository again")
         self.limits = decode(Limits, json.loads(values["limits"]), where="limits")
+        self.parameters = values
         self.folder = Path(args["model_repository"]) / args["model_version"]
         self.metrics = StepMetrics(self.contract.name, step=self.name)
         self.open()
@@ -86,6 +102,15 @@ class Step(ABC):
             raise LimitError("too_many_views", f"{num_views} views came, max_views is {self.limits.max_views}")
         if num_views == 0:
             raise InvalidRequestError("bad_input", "at least one view is expected, got none")
+
+    def check_units(self, clip_units: NDArray[np.int32], *, num_units: int) -> None:
+        """Makes sure that clips name units that are there.
+
+        Raises:
+            InvalidRequestError: ``bad_input``.
+        """
+        if not clip_units.size or clip_units.min() < 0 or clip_units.max() >= num_units:
+            raise InvalidRequestError("bad_input", f"CLIP_UNITS must name units from 0 to {num_units - 1}")
 
     @abstractmethod
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -118,6 +143,12 @@ class SingleStep(Step):
 
     def _run(self, request: Any) -> Arrays:
         return self.run(read_inputs(request), json.loads(request.parameters() or "{}"))
+
+
+def best_labels(probabilities: NDArray[np.float32], labels: Sequence[str]) -> dict[str, float]:
+    """The most probable labels with their probabilities, best first: for those who read the report alone."""
+    best = np.argsort(-probabilities, kind="stable")[:NUM_BEST_LABELS]
+    return {labels[index]: round(float(probabilities[index]), 6) for index in best}
 
 
 def check_deadline(deadline: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,9 @@ from numpy.typing import NDArray
 from tubelet.engines import Engine
 from tubelet.server.steps.base import Arrays, Step, check_deadline, read_inputs
 from tubelet.spec.errors import DeadlineError
+from tubelet.spec.tensors import step_tensors
 
-__all__ = ["CHUNK_UNITS", "TritonPythonModel"]
-
-CHUNK_UNITS = 32
-"""Units in one call of the engine: enough to fill the cores, few enough to look at deadlines often."""
+__all__ = ["TritonPythonModel"]
 
 
 @dataclass(slots=True)
@@ -26,7 +25,8 @@ class _Job:
 
     units: NDArray[np.uint8]
     deadline: float
-    features: NDArray[np.float32]
+    encoded: NDArray[np.float32]
+    """``[len(units), D or C]``, filled as the work goes on."""
     num_done: int = 0
     started: float = 0.0
     ended: float = 0.0
@@ -36,39 +36,49 @@ class _Job:
     def is_open(self) -> bool:
         return self.error is None and self.num_done < len(self.units)
 
-    def outputs(self) -> Arrays:
+    def outputs(self, name: str) -> Arrays:
         if self.error is not None:
             raise self.error
         encoded_at = np.tile([self.started, self.ended], (len(self.units), 1))
-        return {"FEATURES": self.features, "ENCODED_AT": encoded_at}
+        return {name: self.encoded, "ENCODED_AT": encoded_at}
 
 
 class TritonPythonModel(Step):
-    """UNITS uint8 ``[n, t, S, S, 3]`` -> FEATURES float32 ``[n, D]``, ENCODED_AT float64 ``[n, 2]`` (start, end)."""
+    """UNITS uint8 ``[n, t, S, S, 3]`` -> FEATURES float32 ``[n, D]``, ENCODED_AT float64 ``[n, 2]`` (start, end).
+
+    A joint model gives LOGITS ``[n, C]`` instead of FEATURES. The engine gets ``largest_batch`` units at most:
+    enough to fill the cores, few enough to look at deadlines often and to keep within memory.
+    """
 
     name = "encoder"
     engine: Engine
+    output: str
+    width: int
+    largest_batch: int
 
     def open(self) -> None:
+        self.largest_batch = int(self.parameters["largest_batch"])
         self.engine = self.open_graph("encoder.onnx")
+        spec = step_tensors(self.contract)["encoder"][1][0]
+        self.output, (self.width,) = spec.name, spec.shape
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Triton's entry: ``requests`` are those that the dynamic batcher put together."""
         jobs = [self._job(read_inputs(request)) for request in requests]
-        while chunk := _next_chunk(jobs):
+        while chunk := _next_chunk(jobs, room=self.largest_batch):
             self._encode(chunk)
-        return [self.answer(job.outputs) for job in jobs]
+        return [self.answer(partial(job.outputs, self.output)) for job in jobs]
 
     def _job(self, inputs: Arrays) -> _Job:
         units = inputs["UNITS"]
-        features = np.empty((len(units), self.contract.geometry.feature_dim), np.float32)
-        return _Job(units, float(inputs["UNIT_DEADLINES"][0, 0]), features)
+        encoded = np.empty((len(units), self.width), np.float32)
+        return _Job(units, float(inputs["UNIT_DEADLINES"][0, 0]), encoded)
 
     def _encode(self, chunk: list[tuple[_Job, slice]]) -> None:
         started = time.monotonic()
         units = [job.units[rows] for job, rows in chunk]
         try:
-            features = self.engine.run({"UNITS": units[0] if len(units) == 1 else np.concatenate(units)})["FEATURES"]
+            encoded = self.engine.run({"UNITS": units[0] if len(units) == 1 else np.concatenate(units)})[self.output]
         except Exception as exc:  # noqa: BLE001  engines raise what they like; only this chunk's requests fail
             for job, _ in chunk:
                 job.error = exc
@@ -76,7 +86,7 @@ class TritonPythonModel(Step):
         first = 0
         for job, rows in chunk:
             num_rows = rows.stop - rows.start
-            job.features[rows] = features[first : first + num_rows]
+            job.encoded[rows] = encoded[first : first + num_rows]
             first += num_rows
             job.num_done = rows.stop
             job.started = job.started or started
@@ -85,10 +95,9 @@ class TritonPythonModel(Step):
         self.metrics.add("tubelet_encoder_runs_total", 1)
 
 
-def _next_chunk(jobs: list[_Job]) -> list[tuple[_Job, slice]]:
+def _next_chunk(jobs: list[_Job], *, room: int) -> list[tuple[_Job, slice]]:
     """The next units to encode together, in the order of the jobs; closes jobs whose time is over."""
     chunk: list[tuple[_Job, slice]] = []
-    room = CHUNK_UNITS
     for job in jobs:
         if not job.is_open or not room:
             continue

@@ -6,12 +6,14 @@ import json
 import time
 from collections.abc import Mapping
 
+import cv2
 import numpy as np
 
 from tubelet.preprocess.prepare import Prepared, prepare_frames, prepare_video
 from tubelet.server.steps.base import Arrays, SingleStep, text_tensor
 from tubelet.spec.errors import InvalidRequestError
 from tubelet.spec.request import Request
+from tubelet.spec.tensors import step_tensors
 
 __all__ = ["TritonPythonModel"]
 
@@ -21,21 +23,28 @@ class TritonPythonModel(SingleStep):
 
     name = "sample"
 
+    def open(self) -> None:
+        # Each process of this step reads one video at a time; more threads would only fight with the encoder's.
+        cv2.setNumThreads(1)
+
     def run(self, inputs: Arrays, parameters: Mapping[str, object]) -> Arrays:
         started = time.monotonic()
         request = Request.from_parameters(parameters, self.contract, self.limits)
         deadline = started + request.deadline_s
         prepared = self._prepare(inputs, request, deadline)
         self._count(prepared)
-        return {
+        tensors: Arrays = {
             "FRAMES": prepared.frames,
             "UNIT_FRAMES": prepared.unit_frames,
             "CLIP_UNITS": prepared.clip_units,
+            "CLIP_POSITIONS": prepared.clip_positions,
             "CROPS": prepared.crops,
             "FRAME_TIMES": prepared.frame_times,
             "SAMPLE_REPORT": text_tensor(_report(prepared, request, started)),
             "DEADLINE": np.array([deadline]),
         }
+        _, outputs = step_tensors(self.contract)["sample"]
+        return {spec.name: tensors[spec.name] for spec in outputs}
 
     def _prepare(self, inputs: Arrays, request: Request, deadline: float) -> Prepared:
         if "VIDEO" in inputs:

@@ -11,20 +11,28 @@ from tubelet.spec.errors import InvalidRequestError
 __all__ = ["TritonPythonModel"]
 
 
+SMALL_GRAPH_BYTES = 16_000_000
+"""A few small layers over a few tokens: waking a second thread costs more than it brings."""
+
+
 class TritonPythonModel(SingleStep):
-    """FEATURES float32 ``[U*R, D]``, CLIP_UNITS, CROPS -> VIEW_LOGITS float32 ``[K*R, C]``."""
+    """FEATURES float32 ``[U*R, D]``, CLIP_UNITS, CROPS -> VIEW_LOGITS float32 ``[K*R, C]``.
+
+    Of a model that takes them also CLIP_POSITIONS int32 ``[K, n]``; of one that gives it also ATTENTION ``[K*R, n]``.
+    """
 
     name = "temporal"
     engine: Engine
 
     def open(self) -> None:
-        # A few tokens for each view: waking a second thread costs more than it brings.
-        self.engine = self.open_graph("temporal.onnx", threads=1)
+        weights = sum(file.stat().st_size for file in self.folder.glob("temporal.onnx*"))
+        self.engine = self.open_graph("temporal.onnx", threads=1 if weights < SMALL_GRAPH_BYTES else None)
 
     def run(self, inputs: Arrays, parameters: Mapping[str, object]) -> Arrays:
-        self.check_views(len(inputs["CLIP_UNITS"]) * len(inputs["CROPS"]))
-        num_units = len(inputs["FEATURES"]) // max(1, len(inputs["CROPS"]))
-        clip_units = inputs["CLIP_UNITS"]
-        if not clip_units.size or clip_units.min() < 0 or clip_units.max() >= num_units:
-            raise InvalidRequestError("bad_input", f"CLIP_UNITS must name units from 0 to {num_units - 1}")
+        clip_units, num_crops = inputs["CLIP_UNITS"], len(inputs["CROPS"])
+        self.check_views(len(clip_units) * num_crops)
+        self.check_units(clip_units, num_units=len(inputs["FEATURES"]) // max(1, num_crops))
+        positions = inputs.get("CLIP_POSITIONS", clip_units)
+        if positions.shape != clip_units.shape or positions.min() < 0:
+            raise InvalidRequestError("bad_input", "CLIP_POSITIONS must give a number from 0 for each of CLIP_UNITS")
         return self.engine.run(inputs)

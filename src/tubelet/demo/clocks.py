@@ -1,0 +1,57 @@
+"""A start for networks that see single frames: attention that compares each frame with one a little later.
+
+Times are told as pairs of a sine and a cosine. Queries and keys read the same pairs, the keys turned back by a lag,
+so their product is a sum of ``cos(w (t' - t - lag))``: largest where the key's time t' is the query's plus the lag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+__all__ = ["frequencies", "look_ahead", "time_pairs"]
+
+OTHERS = 0.3
+"""What is left of a row's random start, where a pair is read instead."""
+
+
+def frequencies(lowest: float, highest: float, count: int) -> NDArray[np.float64]:
+    """``count`` angles per step of time, at even ratios."""
+    return np.geomspace(lowest, highest, count)
+
+
+def time_pairs(count: int, angles: NDArray[np.float64], *, amplitude: float) -> Tensor:
+    """Sine and cosine of each angle in turn, at times 0 to ``count - 1``: float32 `[count, 2 * angles]`."""
+    turned = np.arange(count)[:, None] * angles
+    pairs = np.stack([np.sin(turned), np.cos(turned)], axis=-1).reshape(count, -1)
+    return torch.from_numpy(amplitude * pairs).float()
+
+
+@torch.no_grad()
+def look_ahead(
+    qkv: nn.Linear, *, lags: Sequence[float], first_channel: int, angles: NDArray[np.float64], gain: float
+) -> None:
+    """Turns the heads of an attention to times at a lag; each must have two rows for each angle.
+
+    Args:
+        qkv: the fused projection, changed in place.
+        lags: of each head, in the steps of `time_pairs`; negative: the past.
+        first_channel: where the pairs stand in the attention's input.
+        angles: of the pairs.
+        gain: of queries and keys.
+    """
+    query, key, _ = qkv.weight.chunk(3)
+    rows_per_head = len(query) // len(lags)
+    for head, lag in enumerate(lags):
+        for i, angle in enumerate(angles):
+            row, channel = head * rows_per_head + 2 * i, first_channel + 2 * i
+            rows, channels = slice(row, row + 2), slice(channel, channel + 2)
+            cosine, sine = np.cos(angle * lag), np.sin(angle * lag)
+            query[rows] *= OTHERS
+            key[rows] *= OTHERS
+            query[rows, channels] += gain * torch.eye(2)
+            key[rows, channels] += gain * torch.tensor([[cosine, -sine], [sine, cosine]], dtype=torch.float32)

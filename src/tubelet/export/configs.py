@@ -1,0 +1,185 @@
+"""Triton's configuration of every served model, as its own protobuf: nobody types it, nobody formats it as text."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from tritonclient.grpc import model_config_pb2 as pb
+
+from tubelet.spec.ensemble import EnsembleContract
+from tubelet.spec.limits import Limits
+from tubelet.spec.manifest import Contract, Manifest
+from tubelet.spec.strict import canonical_json
+from tubelet.spec.tensors import Signature, Step, TensorSpec, combine_tensors, step_tensors
+
+__all__ = ["PRODUCT_LABELS", "ensemble_configs", "model_configs"]
+
+PRODUCT_LABELS = "labels.product.txt"
+
+_INSTANCES: dict[Step, int] = {"sample": 2}
+"""Processes of a step, where one is not enough: one video is decoded while another is demuxed."""
+
+_PB_TYPES = {
+    "BYTES": pb.TYPE_STRING,
+    "UINT8": pb.TYPE_UINT8,
+    "INT32": pb.TYPE_INT32,
+    "FP32": pb.TYPE_FP32,
+    "FP64": pb.TYPE_FP64,
+}
+
+
+_CHAINS: tuple[Step, ...] = ("ensemble", "frames_ensemble")
+"""The public names: the chain of the other steps, from encoded bytes and from decoded frames."""
+
+_LABELS = {"PROBABILITIES": "labels.txt", "PRODUCT": PRODUCT_LABELS}
+
+
+def model_configs(manifest: Manifest, limits: Limits) -> dict[str, pb.ModelConfig]:
+    """The configurations of a model's ensembles and steps, by the name of their folder."""
+    contract = manifest.contract
+    configs = {
+        f"{contract.name}_{step}": _step_config(step, manifest, limits)
+        for step in step_tensors(contract)
+        if step not in _CHAINS
+    }
+    configs[contract.name] = _chain_config("ensemble", contract, limits)
+    configs[f"{contract.name}_frames"] = _chain_config("frames_ensemble", contract, limits)
+    return configs
+
+
+def ensemble_configs(contract: EnsembleContract, limits: Limits) -> list[pb.ModelConfig]:
+    """The configurations of models that answer together: the public name, and the step that makes one answer of theirs.
+
+    The members' own steps do the work, so their batches hold units of both ways in.
+    """
+    combine_inputs, outputs = combine_tensors(contract)
+    combine = _python_config(f"{contract.name}_combine", (combine_inputs, outputs))
+    public = pb.ModelConfig(
+        name=contract.name,
+        platform="ensemble",
+        input=[_input(spec) for spec in step_tensors(contract.members[0])["ensemble"][0]],
+        output=[_output(spec, labels=True) for spec in outputs],
+    )
+    made: dict[str, str] = {}
+    for i, member in enumerate(contract.members):
+        given = _add_chain(public, member, "ensemble", public=(), prefix=f"{i}_")
+        made |= {f"{name}_{i}": inner for name, inner in given.items()}
+    public.ensemble_scheduling.step.add(
+        model_name=combine.name,
+        model_version=-1,
+        input_map={spec.name: made[spec.name] for spec in combine_inputs},
+        output_map={spec.name: spec.name for spec in outputs},
+    )
+    for config in (public, combine):
+        _add_parameters(config, contract, limits)
+    return [public, combine]
+
+
+def _step_config(step: Step, manifest: Manifest, limits: Limits) -> pb.ModelConfig:
+    contract = manifest.contract
+    config = _python_config(f"{contract.name}_{step}", step_tensors(contract)[step], count=_INSTANCES.get(step, 1))
+    _add_parameters(config, contract, limits)
+    if step == "sample":
+        _bound_queue(config, limits)
+        _warm(config, "VIDEO", pb.ModelWarmup.Input(data_type=pb.TYPE_STRING, dims=[1], input_data_file="VIDEO"))
+    if step == "encoder":
+        largest_batch = manifest.build.largest_batch
+        config.parameters["largest_batch"].string_value = str(largest_batch)
+        config.max_batch_size = limits.max_units
+        config.dynamic_batching.SetInParent()
+        for spec in step_tensors(contract)[step][0]:
+            data_type = _PB_TYPES[spec.dtype]
+            _warm(config, spec.name, pb.ModelWarmup.Input(data_type=data_type, dims=spec.shape, zero_data=True))
+        config.model_warmup[0].batch_size = min(contract.units_per_clip, largest_batch)
+    return config
+
+
+def _python_config(name: str, tensors: Signature, *, count: int = 1) -> pb.ModelConfig:
+    inputs, outputs = tensors
+    return pb.ModelConfig(
+        name=name,
+        backend="python",
+        input=[_input(spec) for spec in inputs],
+        output=[_output(spec) for spec in outputs],
+        instance_group=[pb.ModelInstanceGroup(kind=pb.ModelInstanceGroup.KIND_CPU, count=count)],
+    )
+
+
+def _bound_queue(config: pb.ModelConfig, limits: Limits) -> None:
+    """Admission control sits here, where a request is still small: encoded bytes.
+
+    ``dynamic_batching`` on a model that does not batch is a plain queue with these policies.
+    """
+    policy = config.dynamic_batching.default_queue_policy
+    policy.timeout_action = pb.ModelQueuePolicy.REJECT
+    policy.default_timeout_microseconds = int(limits.default_deadline_s * 1e6)
+    policy.allow_timeout_override = True
+    policy.max_queue_size = limits.queue_size
+
+
+def _warm(config: pb.ModelConfig, name: str, tensor: pb.ModelWarmup.Input) -> None:
+    if not config.model_warmup:
+        config.model_warmup.add(name="first_request", batch_size=1)
+    config.model_warmup[0].inputs[name].CopyFrom(tensor)
+
+
+def _chain_config(kind: Step, contract: Contract, limits: Limits) -> pb.ModelConfig:
+    """The chain of steps under a public name."""
+    inputs, outputs = step_tensors(contract)[kind]
+    suffix = "" if kind == "ensemble" else "_frames"
+    config = pb.ModelConfig(
+        name=contract.name + suffix,
+        platform="ensemble",
+        input=[_input(spec) for spec in inputs],
+        output=[_output(spec, labels=True) for spec in outputs],
+    )
+    _add_chain(config, contract, kind, public=[spec.name for spec in outputs])
+    _add_parameters(config, contract, limits)
+    return config
+
+
+def _add_chain(
+    config: pb.ModelConfig, contract: Contract, kind: Step, *, public: Collection[str], prefix: str = ""
+) -> dict[str, str]:
+    """Adds the steps of a model to an ensemble; returns what each tensor is called there, the last one of a name.
+
+    Tensors between steps are called after the step that makes them, in lower case. Triton 2.51 drops an output of the
+    ensemble that nobody asked for, even where a later step needs it, and then finds a deadlock: so no tensor is both,
+    and `average` hands VIEW_LOGITS through.
+    """
+    tensors = step_tensors(contract)
+    chain = [step for step in tensors if step not in _CHAINS]
+    last = {spec.name: step for step in chain for spec in tensors[step][1] if spec.name in public}
+    # The first step takes what the ensemble takes; later ones take what an earlier one gave.
+    made = {spec.name: spec.name for spec in tensors[kind][0]}
+    for step in chain:
+        inputs = tensors[kind][0] if step == chain[0] else tensors[step][0]
+        outputs = {
+            spec.name: spec.name if last.get(spec.name) == step else f"{prefix}{step}_{spec.name.lower()}"
+            for spec in tensors[step][1]
+        }
+        config.ensemble_scheduling.step.add(
+            model_name=f"{contract.name}_{step}",
+            model_version=-1,
+            input_map={spec.name: made[spec.source or spec.name] for spec in inputs},
+            output_map=outputs,
+        )
+        made |= outputs
+    return made
+
+
+def _add_parameters(config: pb.ModelConfig, contract: Contract | EnsembleContract, limits: Limits) -> None:
+    config.parameters["contract"].string_value = canonical_json(contract)
+    config.parameters["contract_digest"].string_value = contract.digest
+    config.parameters["limits"].string_value = canonical_json(limits)
+
+
+def _input(spec: TensorSpec) -> pb.ModelInput:
+    data_type = _PB_TYPES[spec.dtype]
+    return pb.ModelInput(name=spec.name, data_type=data_type, dims=spec.shape, optional=spec.optional)
+
+
+def _output(spec: TensorSpec, *, labels: bool = False) -> pb.ModelOutput:
+    data_type = _PB_TYPES[spec.dtype]
+    label_filename = _LABELS.get(spec.name, "") if labels else ""
+    return pb.ModelOutput(name=spec.name, data_type=data_type, dims=spec.shape, label_filename=label_filename)

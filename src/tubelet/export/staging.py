@@ -1,0 +1,45 @@
+"""A folder that is either complete or not there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tubelet.spec.errors import InvalidRequestError
+from tubelet.spec.manifest import MANIFEST_FILE
+
+__all__ = ["staging"]
+
+
+@contextmanager
+def staging(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` that takes its place when the block succeeds, and is gone when it fails.
+
+    Raises:
+        InvalidRequestError: ``bad_parameter``: ``out`` is there and is no bundle.
+    """
+    if out.exists() and not (out / MANIFEST_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise InvalidRequestError("bad_parameter", f"{out} is there and is no bundle; choose another folder")
+    partial, old = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("partial", "old"))
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        _swap(partial, out, old)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _swap(new: Path, place: Path, old: Path) -> None:
+    if not place.exists():
+        new.rename(place)
+        return
+    place.rename(old)
+    try:
+        new.rename(place)
+    except OSError:
+        old.rename(place)
+        raise
