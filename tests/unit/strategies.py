@@ -27,13 +27,13 @@ NO_TOKEN = ("factorised_self_attention", "factorised_dot_product")
 @st.composite
 def vivits(draw: st.DrawFn) -> VivitNetwork:
     variant = draw(one_of_names(["spatio_temporal", "factorised_encoder", "average_pool", *NO_TOKEN]))
-    pooled = ["gap", "gmp", "gsp"]
+    pooled, has_one_encoder = ["gap", "gmp", "gsp"], variant not in ("factorised_encoder", "average_pool")
     return VivitNetwork(
         family="vivit",
         variant=variant,
         classifier=draw(one_of_names(pooled if variant in NO_TOKEN else ["token", *pooled])),
         attention_order=draw(one_of_names(["time_space", "space_time"])) if variant == NO_TOKEN[0] else None,
-        sampled_frames=draw(st.none() if variant in ("factorised_encoder", "average_pool") else st.none() | sizes),
+        sampled_frames=draw(st.none() | sizes) if has_one_encoder else None,
         num_heads=draw(st.none() | sizes),
     )
 

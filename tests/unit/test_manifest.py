@@ -242,6 +242,8 @@ def test_contracts_that_contradict_themselves_are_refused(
     ("network", "change", "message"),
     [
         (VIVIT, {"num_heads": 0}, "num_heads must be positive"),
+        (VIVIT, {"sampled_frames": 16}, "sampled_frames: a factorised encoder is served by units"),
+        (VIVIT, {"variant": "spatio_temporal", "sampled_frames": 0}, "sampled_frames must be positive"),
         (VIVIT, {"attention_order": "time_space"}, "attention_order belongs to factorised_self_attention"),
         (VIVIT, {"variant": "factorised_self_attention", "classifier": "gap"}, "attention_order belongs to"),
         (VIVIT, {"variant": "factorised_dot_product"}, "has no class token: classifier must be gap, gmp or gsp"),

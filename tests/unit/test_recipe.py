@@ -72,7 +72,7 @@ def test_every_network_can_be_written(network: Network) -> None:
         (
             'family = "vivit"',
             'family = "vtn"',
-            "recipe.network has unknown keys attention_order, classifier, num_heads",
+            "recipe.network has unknown keys attention_order, classifier, num_heads, sampled_frames",
         ),
         ('classifier = "token"', 'classifier = "cls"', "recipe.network.classifier must be one of 'token', 'gap'"),
         ('num_heads = "none"', 'num_heads = "four"', "recipe.network.num_heads must be a value of type int"),

@@ -55,6 +55,8 @@ def sha256_file(path: Path) -> str:
     Raises:
         RecipeError: ``bad_checkpoint``, where the file cannot be read.
     """
+    if path.exists() and not path.is_file():  # a pipe or a device could keep us reading for ever
+        raise RecipeError("bad_checkpoint", f"{path} must be a file, it is a folder, a pipe or a device")
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -48,8 +48,11 @@ def load(path: Path, network: VtnNetwork, *, num_frames: int, crop_px: int) -> V
     parameters = without_counters(state_dict_of(read_pickle(path), "model_state"))
     parameters.pop(POSITION_IDS, None)
     sizes = _sizes(parameters, network, num_frames=num_frames, crop_px=crop_px)
-    with torch.device("meta"):
-        model = Vtn(sizes)
+    try:
+        with torch.device("meta"):
+            model = Vtn(sizes)
+    except ValueError as exc:
+        raise RecipeError("bad_recipe", f"no VTN has these sizes: {exc}") from exc
     fill(model, parameters, rows(model), what=WHAT)
     return model
 

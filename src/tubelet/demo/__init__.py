@@ -1,1 +1,1 @@
-"""The demo model: a synthetic motion data set, and the training that makes ``export/checkpoints/motion.msgpack``."""
+"""The demo models: a synthetic motion data set, and the training that makes ``export/checkpoints/motion*``."""

@@ -13,7 +13,7 @@ from torch import nn
 
 from tubelet.models.vivit import FactorisedEncoder
 
-__all__ = ["drifting_gabors", "initialise", "smooth_positions"]
+__all__ = ["drifting_gabors", "gratings", "initialise", "smooth_positions"]
 
 POSITION_AMPLITUDE = 0.5
 
@@ -70,3 +70,20 @@ def smooth_positions(
     wave_y, wave_x = rng.normal(0, 1.5, (2, width))
     phase = rng.uniform(0, 2 * np.pi, width)
     return np.asarray((amplitude * np.sin(wave_y * y + wave_x * x + phase)), np.float32)
+
+
+def gratings(count: int, *, wavelength_px: float, patch_px: int) -> NDArray[np.float32]:
+    """Still gratings at even angles from the x axis, each as a cosine and a sine.
+
+    Returns:
+        float32 `[2 * count, 3, patch_px, patch_px]`, each kernel of mean 0 and length 1, alike in all colours.
+    """
+    y, x = np.mgrid[0:patch_px, 0:patch_px] - (patch_px - 1) / 2
+    angles = np.pi / count * np.arange(count)[:, None, None]
+    phase = 2 * np.pi / wavelength_px * (np.cos(angles) * x + np.sin(angles) * y)
+    envelope = np.exp(-(x**2 + y**2) / (2 * (patch_px / 3) ** 2))
+    grey = np.stack([np.cos(phase), np.sin(phase)], axis=1).reshape(2 * count, patch_px, patch_px) * envelope
+    grey -= grey.mean(axis=(1, 2), keepdims=True)
+    kernels = np.repeat(grey[:, None], 3, axis=1)
+    kernels /= np.sqrt((kernels**2).sum(axis=(1, 2, 3), keepdims=True))
+    return np.asarray(kernels, np.float32)

@@ -1,25 +1,33 @@
-"""The demo models: how large they are, where they start, how long they learn."""
+"""The demo models: how large they are, where they start, how long they learn. Each is below 2 MB in float32."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-from tubelet.checkpoints import native, scenic
 from tubelet.demo.flow import FlowHint
 from tubelet.demo.initialise import initialise
 from tubelet.demo.motion import LABELS
 from tubelet.demo.start_vidtr import initialise_vidtr, vidtr_hint
+from tubelet.demo.start_vtn import initialise_vtn, vtn_hint
 from tubelet.demo.training import Schedule
+from tubelet.models.longformer import LongformerSizes
 from tubelet.models.network import VideoNetwork
 from tubelet.models.vidtr import CompactVidtr, CompactVidtrSizes, SeparableVidtr, VidtrSizes
+from tubelet.models.vit_image import VitImageSizes
 from tubelet.models.vivit import FactorisedEncoder
 from tubelet.models.vivit_sizes import EncoderSizes, FactorisedEncoderSizes
-from tubelet.spec.network import VidtrNetwork
+from tubelet.models.vtn import Vtn, VtnSizes
+from tubelet.spec.network import VidtrNetwork, VtnNetwork
 from tubelet.spec.recipe import Recipe
 
-__all__ = ["DEMO_MODELS", "DemoModel", "motion_sizes"]
+__all__ = ["DEMO_MODELS", "DemoModel", "motion_sizes", "vtn_sizes"]
+
+SEED = 0
+WIDTH, MLP_WIDTH = 96, 192
+TIMES = 96
+"""Frames of a video that VTN's table tells apart: all that the longest clip has, and some more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,77 +35,111 @@ class DemoModel:
     """One line of the table."""
 
     recipe: str
-    """Its file in ``export/recipes``."""
+    """Name of its file in ``export/recipes``."""
     start: Callable[[Recipe], tuple[VideoNetwork, FlowHint | None]]
-    """The network before its first step, and what it is asked while it learns."""
+    """The network before its first step, and what it is asked besides while it learns."""
     schedule: Schedule
 
 
 def motion_sizes(recipe: Recipe) -> FactorisedEncoderSizes:
-    """Sizes of the ViViT demo; clip and crop are the recipe's. Below 2 MB in float32, as all of them."""
+    """Sizes of the ViViT demo; clip and crop are the recipe's."""
     return FactorisedEncoderSizes(
         num_frames=recipe.sampler.num_frames,
         tubelet_frames=4,
         crop_px=recipe.crop.size_px,
         patch_px=8,
-        width=96,
-        spatial=EncoderSizes(num_layers=3, num_heads=4, mlp_width=192),
-        temporal=EncoderSizes(num_layers=2, num_heads=4, mlp_width=192),
+        width=WIDTH,
+        spatial=EncoderSizes(num_layers=3, num_heads=4, mlp_width=MLP_WIDTH),
+        temporal=EncoderSizes(num_layers=2, num_heads=4, mlp_width=MLP_WIDTH),
         classifier="token",
         representation_width=None,
         num_classes=len(LABELS),
     )
 
 
-def _vivit(recipe: Recipe) -> tuple[VideoNetwork, None]:
-    model = FactorisedEncoder(motion_sizes(recipe))
-    initialise(model, seed=0)
-    return model, None
-
-
-def vidtr_sizes(recipe: Recipe) -> VidtrSizes:
-    return VidtrSizes(**_vidtr_sizes(recipe, 4))
-
-
-def _vidtr_sizes(recipe, num_layers):
+def vtn_sizes(recipe: Recipe) -> VtnSizes:
+    """Sizes of the VTN demo; heads and windows are the recipe's too."""
     network = recipe.network
-    return dict(
+    if not isinstance(network, VtnNetwork) or network.backbone_heads is None:
+        raise TypeError("the demo's recipe must describe a VTN with a ViT backbone")
+    return VtnSizes(
         num_frames=recipe.sampler.num_frames,
-        patch_frames=1,
         crop_px=recipe.crop.size_px,
-        patch_px=12,
-        width=96,
-        num_layers=num_layers,
-        num_heads=network.num_heads,
-        mlp_width=192,
-        activation=network.activation,
+        backbone=VitImageSizes(
+            kind="vit",
+            patch_px=16,
+            width=WIDTH,
+            num_layers=2,
+            num_heads=network.backbone_heads,
+            mlp_width=MLP_WIDTH,
+            is_distilled=False,
+        ),
+        temporal=LongformerSizes(
+            num_heads=network.temporal_heads,
+            mlp_width=MLP_WIDTH,
+            attention_window=network.attention_window,
+            positions=network.positions,
+            max_positions=TIMES + 2,
+        ),
+        head_width=WIDTH,
         num_classes=len(LABELS),
     )
 
 
-def cvidtr_sizes(recipe):
-    return CompactVidtrSizes(
-        **_vidtr_sizes(recipe, 5), pool_layers=recipe.network.pool_layers, dropped_times=recipe.network.dropped_frames
-    )
+def _vidtr_sizes(recipe: Recipe, *, num_layers: int) -> dict[str, Any]:
+    network = recipe.network
+    if not isinstance(network, VidtrNetwork):
+        raise TypeError("the demo's recipe must describe a VidTr")
+    return {
+        "num_frames": recipe.sampler.num_frames,
+        "patch_frames": 1,
+        "crop_px": recipe.crop.size_px,
+        "patch_px": 12,
+        "width": WIDTH,
+        "num_layers": num_layers,
+        "num_heads": network.num_heads,
+        "mlp_width": MLP_WIDTH,
+        "activation": network.activation,
+        "num_classes": len(LABELS),
+    }
 
 
-def _vidtr(recipe):
-    model = SeparableVidtr(vidtr_sizes(recipe))
-    initialise_vidtr(model, seed=0)
+def _compact_sizes(recipe: Recipe) -> CompactVidtrSizes:
+    sizes, network = _vidtr_sizes(recipe, num_layers=5), recipe.network
+    assert isinstance(network, VidtrNetwork)
+    return CompactVidtrSizes(**sizes, pool_layers=network.pool_layers, dropped_times=network.dropped_frames)
+
+
+def _vivit(recipe: Recipe) -> tuple[VideoNetwork, None]:
+    model = FactorisedEncoder(motion_sizes(recipe))
+    initialise(model, seed=SEED)
+    return model, None
+
+
+def _vtn(recipe: Recipe) -> tuple[VideoNetwork, FlowHint]:
+    model = Vtn(vtn_sizes(recipe))
+    initialise_vtn(model, seed=SEED)
+    return model, vtn_hint(model)
+
+
+def _vidtr(recipe: Recipe) -> tuple[VideoNetwork, FlowHint]:
+    model = SeparableVidtr(VidtrSizes(**_vidtr_sizes(recipe, num_layers=4)))
+    initialise_vidtr(model, seed=SEED)
     return model, vidtr_hint(model)
 
 
-def _cvidtr(recipe):
-    model = CompactVidtr(cvidtr_sizes(recipe))
-    initialise_vidtr(model, seed=0)
+def _cvidtr(recipe: Recipe) -> tuple[VideoNetwork, FlowHint]:
+    model = CompactVidtr(_compact_sizes(recipe))
+    initialise_vidtr(model, seed=SEED)
     return model, vidtr_hint(model)
 
+
+_SHORT = Schedule(steps=1500, peak_rate=2e-3, bfloat16=True)
 
 DEMO_MODELS = {
-    "vidtr": DemoModel(
-        recipe="motion_vidtr.toml", start=_vidtr, schedule=Schedule(steps=1500, peak_rate=2e-3, bfloat16=True)
-    ),
-    "cvidtr": DemoModel(
-        recipe="motion_cvidtr.toml", start=_cvidtr, schedule=Schedule(steps=1500, peak_rate=2e-3, bfloat16=True)
-    ),
+    "vivit": DemoModel(recipe="motion.toml", start=_vivit, schedule=Schedule(steps=2500)),
+    "vtn": DemoModel(recipe="motion_vtn.toml", start=_vtn, schedule=Schedule(steps=1400, bfloat16=True)),
+    "vidtr": DemoModel(recipe="motion_vidtr.toml", start=_vidtr, schedule=_SHORT),
+    "cvidtr": DemoModel(recipe="motion_cvidtr.toml", start=_cvidtr, schedule=_SHORT),
 }
+"""By the name that ``python -m tubelet.demo.train`` takes."""

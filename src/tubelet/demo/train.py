@@ -1,131 +1,54 @@
-"""Makes the demo model: generates its clips, trains on them, writes a checkpoint in scenic's format.
+"""Makes a demo model: generates its clips, trains on them, writes its checkpoint, and says what it learnt.
 
-``python -m tubelet.demo.train --out export/checkpoints/motion.msgpack``; about a quarter of an hour on two free
-cores, with 3 GB of memory. Seeds are fixed, so the clips are the same every time; the weights are too, on the same
-processor and number of threads.
+``python -m tubelet.demo.train vivit --out export/checkpoints/motion.msgpack``; on two free cores about a quarter of an
+hour. ``vtn``, ``vidtr`` and ``cvidtr`` (``--out export/checkpoints/motion_vtn.safetensors`` and so on) take about as
+long on one core each that multiplies in bfloat16, so two can run side by side with ``--threads 1`` once the clips are
+there. Each needs 3 GB of memory. Seeds are fixed, so the clips are the same every time; the weights are too, on the
+same processor and number of threads.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
-import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional
 
-from tubelet.checkpoints.scenic import write_checkpoint
-from tubelet.demo.clips import write_clips
-from tubelet.demo.dataset import Example, draw_batch, load_examples
+from tubelet.checkpoints import native, scenic
+from tubelet.demo.clips import LABELS_CSV, write_clips
+from tubelet.demo.dataset import load_examples, read_table
 from tubelet.demo.evaluate import TorchEvaluation, evaluate_model
-from tubelet.demo.initialise import initialise
+from tubelet.demo.models import DEMO_MODELS
 from tubelet.demo.motion import LABELS
+from tubelet.demo.textures import Split
+from tubelet.demo.training import train
+from tubelet.models.network import VideoNetwork
 from tubelet.models.vivit import FactorisedEncoder
-from tubelet.models.vivit_sizes import EncoderSizes, FactorisedEncoderSizes
 from tubelet.spec.recipe import Recipe
 
-__all__ = ["EVALUATION_CLIPS", "EVALUATION_SEED", "Schedule", "motion_sizes", "train"]
+__all__ = ["EVALUATION_CLIPS", "EVALUATION_SEED", "save", "table_of_clips"]
 
 EVALUATION_SEED, EVALUATION_CLIPS = 1, 800
 TRAIN_SEED = 0
-LOG_EVERY = 100
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Schedule:
-    """How long and how fast to learn."""
-
-    steps: int
-    batch: int = 64
-    peak_rate: float = 1.5e-3
-    """Learning rate after the warm-up; falls to 0 along a cosine."""
-    warmup_steps: int = 100
-    weight_decay: float = 0.05
-    max_gradient_norm: float = 1.0
-    seed: int = 0
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step, counted from 0."""
-        warm = min(1.0, (step + 1) / self.warmup_steps)
-        return self.peak_rate * warm * (1 + math.cos(math.pi * step / self.steps)) / 2
+def table_of_clips(folder: Path, *, split: Split, seed: int, count: int) -> Path:
+    """As `write_clips`, unless an earlier run has written as many: its table comes last of all."""
+    table = folder / LABELS_CSV
+    if table.is_file() and len(read_table(table)) == count:
+        return table
+    return write_clips(folder, split=split, seed=seed, count=count)
 
 
-def motion_sizes(recipe: Recipe) -> FactorisedEncoderSizes:
-    """Sizes of the demo network; clip and crop are the recipe's. Below 2 MB in float32."""
-    return FactorisedEncoderSizes(
-        num_frames=recipe.sampler.num_frames,
-        tubelet_frames=4,
-        crop_px=recipe.crop.size_px,
-        patch_px=8,
-        width=96,
-        spatial=EncoderSizes(num_layers=3, num_heads=4, mlp_width=192),
-        temporal=EncoderSizes(num_layers=2, num_heads=4, mlp_width=192),
-        classifier="token",
-        representation_width=None,
-        num_classes=len(LABELS),
-    )
-
-
-def train(
-    examples: list[Example], *, recipe: Recipe, schedule: Schedule, progress: Callable[[str], None] = lambda line: None
-) -> FactorisedEncoder:
-    """Trains a network from scratch on clips in memory.
-
-    Args:
-        examples: what `load_examples` gave.
-        recipe: how clips are cut and normalised.
-        schedule: length and rates of the training.
-        progress: told every 100 steps, in one line.
-
-    Returns:
-        The network, in train mode.
-    """
-    torch.manual_seed(schedule.seed)
-    rng = np.random.default_rng(schedule.seed)
-    model = FactorisedEncoder(motion_sizes(recipe))
-    initialise(model, seed=schedule.seed)
-    optimizer = torch.optim.AdamW(_parameter_groups(model, schedule.weight_decay), betas=(0.9, 0.98))
-    began, losses, hits = time.monotonic(), 0.0, 0.0
-    for step, batch in enumerate(_batches(rng, examples, schedule)):
-        clips, classes = draw_batch(rng, batch, recipe=recipe)
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
-        logits = model(clips)
-        loss = functional.cross_entropy(logits, classes)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(model.parameters(), schedule.max_gradient_norm)
-        optimizer.step()
-        losses, hits = losses + loss.item(), hits + (logits.argmax(1) == classes).float().mean().item()
-        if (step + 1) % LOG_EVERY == 0:
-            passed = f"{time.monotonic() - began:4.0f} s"
-            progress(f"step {step + 1}: loss {losses / LOG_EVERY:.3f}, top-1 {hits / LOG_EVERY:.3f}, {passed}")
-            losses = hits = 0.0
-    return model
-
-
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices decay; biases, norms, positions and class tokens do not."""
-    free = ("positions", "class_token")
-    named = list(model.named_parameters())
-    decayed = [tensor for name, tensor in named if tensor.dim() > 1 and not name.endswith(free)]
-    others = [tensor for name, tensor in named if tensor.dim() <= 1 or name.endswith(free)]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def _batches(rng: np.random.Generator, examples: list[Example], schedule: Schedule) -> Iterator[list[Example]]:
-    """Each video once per round, in a new order every round."""
-    queue: list[int] = []
-    for _ in range(schedule.steps):
-        while len(queue) < schedule.batch:
-            queue += rng.permutation(len(examples)).tolist()
-        yield [examples[i] for i in queue[: schedule.batch]]
-        del queue[: schedule.batch]
+def save(path: Path, model: VideoNetwork, recipe: Recipe) -> None:
+    """Writes a checkpoint in the recipe's format: scenic's for the first demo model, ours for all others."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if recipe.checkpoint.format == "scenic" and isinstance(model, FactorisedEncoder):
+        scenic.write_checkpoint(path, model)
+    else:
+        native.save(path, model, recipe.network)
 
 
 def _report(evaluation: TorchEvaluation) -> Iterator[str]:
@@ -135,36 +58,42 @@ def _report(evaluation: TorchEvaluation) -> Iterator[str]:
 
 
 @click.command()
+@click.argument("name", metavar="MODEL", type=click.Choice(list(DEMO_MODELS)))
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Checkpoint to write.")
 @click.option(
-    "--recipe",
-    "recipe_file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    default=Path("export/recipes/motion.toml"),
+    "--recipes",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path("export/recipes"),
     show_default=True,
+    help="Folder of the demo models' recipes.",
 )
 @click.option(
     "--work", type=click.Path(file_okay=False, path_type=Path), default=Path("build/motion"), show_default=True
 )
 @click.option("--clips", type=click.IntRange(min=1), default=4000, show_default=True, help="Clips to train on.")
-@click.option("--steps", type=click.IntRange(min=1), default=2500, show_default=True)
-def main(out: Path, recipe_file: Path, work: Path, clips: int, steps: int) -> None:
-    """Generates clips below WORK, trains on them, evaluates on others, and writes the checkpoint."""
-    recipe = Recipe.load(recipe_file)
+@click.option("--threads", type=click.IntRange(min=1), default=None, help="Of torch; one per core if left out.")
+def main(name: str, out: Path, recipes: Path, work: Path, clips: int, threads: int | None) -> None:
+    """Generates clips below WORK unless they are there, trains MODEL on them, and writes its checkpoint.
+
+    MODEL is then evaluated on clips of other textures and shapes.
+    """
+    demo = DEMO_MODELS[name]
+    recipe = Recipe.load(recipes / demo.recipe)
     began = time.monotonic()
 
     def say(line: str) -> None:
         click.echo(f"[{time.monotonic() - began:5.0f} s] {line}")
 
-    say(f"rendering and encoding {clips} clips")
-    table = write_clips(work / "train", split="train", seed=TRAIN_SEED, count=clips)
+    say(f"rendering and encoding {clips} clips, where they are not there")
+    table = table_of_clips(work / "train", split="train", seed=TRAIN_SEED, count=clips)
     say("decoding")
     examples = load_examples(table, resize=recipe.resize)
-    model = train(examples, recipe=recipe, schedule=Schedule(steps=steps), progress=say)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_checkpoint(out, model)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model = train(examples, start=demo.start, recipe=recipe, schedule=demo.schedule, progress=say)
+    save(out, model, recipe)
     say(f"wrote {out}")
-    held_out = write_clips(work / "evaluation", split="evaluation", seed=EVALUATION_SEED, count=EVALUATION_CLIPS)
+    held_out = table_of_clips(work / "evaluation", split="evaluation", seed=EVALUATION_SEED, count=EVALUATION_CLIPS)
     for line in _report(evaluate_model(held_out, model=model, recipe=recipe, labels=LABELS)):
         say(line)
 

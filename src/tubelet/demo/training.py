@@ -57,7 +57,7 @@ class Schedule:
 def train(
     examples: list[Example],
     *,
-    build: Callable[[], tuple[Network, FlowHint | None]],
+    start: Callable[[Recipe], tuple[Network, FlowHint | None]],
     recipe: Recipe,
     schedule: Schedule,
     progress: Callable[[str], None] = lambda line: None,
@@ -66,7 +66,7 @@ def train(
 
     Args:
         examples: what `load_examples` gave.
-        build: gives the network at its start, and what it is asked besides.
+        start: gives the network before its first step, and what it is asked besides.
         recipe: how clips are cut and normalised.
         schedule: length and rates of the training.
         progress: told every 100 steps, in one line.
@@ -76,7 +76,7 @@ def train(
     """
     torch.manual_seed(schedule.seed)
     rng = np.random.default_rng(schedule.seed)
-    model, hint = build()
+    model, hint = start(recipe)
     optimizer = torch.optim.AdamW(_parameter_groups(model, hint, schedule.weight_decay), betas=(0.9, 0.98))
     began, losses, hits = time.monotonic(), 0.0, 0.0
     for step, videos in enumerate(_batches(rng, examples, schedule)):

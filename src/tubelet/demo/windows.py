@@ -20,7 +20,7 @@ class Window:
     frames: NDArray[np.int64]
     """`[T]`, indices below N."""
     positions: NDArray[np.int64]
-    """`[T]`, the same, counted from the first frame of the clip."""
+    """`[T]`, where the network is told that they stood."""
 
 
 def random_window(rng: np.random.Generator, num_frames: int, *, fps: float, sampler: Sampler) -> Window:
@@ -49,14 +49,14 @@ def _staying(rng: np.random.Generator, num_frames: int, fps: float, sampler: Sam
 
 
 def _stretched(rng: np.random.Generator, num_frames: int, fps: float, sampler: Sampler) -> Window:
-    """PySlowFast's clips last as long at every frame rate."""
+    """PySlowFast's clips last as long at every frame rate, and count their frames anew; ``tsn`` and ``full`` do not."""
     if sampler.target_fps is None:
         raise ValueError("the pyslowfast sampler needs target_fps")
     length = sampler.stride * sampler.num_frames / sampler.target_fps * fps
     start = rng.integers(0, int(max(0, num_frames - length)) + 1)
     spaced = np.linspace(0, length - 1, sampler.num_frames)
     steps = np.clip(spaced, 0, num_frames - 1 - start).astype(np.int64)
-    return Window(start + steps, steps)
+    return Window(start + steps, steps if rng.random() < 0.5 else start + steps)
 
 
 _WINDOWS: dict[str, Callable[[np.random.Generator, int, float, Sampler], Window]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 from tritonclient.grpc import model_config_pb2 as pb
 
@@ -54,20 +54,20 @@ def ensemble_configs(contract: EnsembleContract, limits: Limits) -> list[pb.Mode
     """
     combine_inputs, outputs = combine_tensors(contract)
     combine = _python_config(f"{contract.name}_combine", (combine_inputs, outputs))
+    wanted = [spec.name for spec in combine_inputs]
     public = pb.ModelConfig(
         name=contract.name,
         platform="ensemble",
         input=[_input(spec) for spec in step_tensors(contract.members[0])["ensemble"][0]],
         output=[_output(spec, labels=True) for spec in outputs],
     )
-    made: dict[str, str] = {}
     for i, member in enumerate(contract.members):
-        given = _add_chain(public, member, "ensemble", public=(), prefix=f"{i}_")
-        made |= {f"{name}_{i}": inner for name, inner in given.items()}
+        answer = {spec.name: f"{spec.name}_{i}".lower() for spec in outputs if f"{spec.name}_{i}" in wanted}
+        _add_chain(public, member, "ensemble", answer=answer, prefix=f"{i}_")
     public.ensemble_scheduling.step.add(
         model_name=combine.name,
         model_version=-1,
-        input_map={spec.name: made[spec.name] for spec in combine_inputs},
+        input_map={name: name.lower() for name in wanted},
         output_map={spec.name: spec.name for spec in outputs},
     )
     for config in (public, combine):
@@ -133,31 +133,32 @@ def _chain_config(kind: Step, contract: Contract, limits: Limits) -> pb.ModelCon
         input=[_input(spec) for spec in inputs],
         output=[_output(spec, labels=True) for spec in outputs],
     )
-    _add_chain(config, contract, kind, public=[spec.name for spec in outputs])
+    _add_chain(config, contract, kind, answer={spec.name: spec.name for spec in outputs})
     _add_parameters(config, contract, limits)
     return config
 
 
 def _add_chain(
-    config: pb.ModelConfig, contract: Contract, kind: Step, *, public: Collection[str], prefix: str = ""
-) -> dict[str, str]:
-    """Adds the steps of a model to an ensemble; returns what each tensor is called there, the last one of a name.
+    config: pb.ModelConfig, contract: Contract, kind: Step, *, answer: Mapping[str, str], prefix: str = ""
+) -> None:
+    """Adds the steps of a model to an ensemble, where ``answer`` says what becomes of the tensors that they end with.
 
     Tensors between steps are called after the step that makes them, in lower case. Triton 2.51 drops an output of the
     ensemble that nobody asked for, even where a later step needs it, and then finds a deadlock: so no tensor is both,
-    and `average` hands VIEW_LOGITS through.
+    and `average` hands VIEW_LOGITS through. Nor may there be a tensor that nobody takes.
     """
     tensors = step_tensors(contract)
     chain = [step for step in tensors if step not in _CHAINS]
-    last = {spec.name: step for step in chain for spec in tensors[step][1] if spec.name in public}
+    last = {spec.name: step for step in chain for spec in tensors[step][1]}
     # The first step takes what the ensemble takes; later ones take what an earlier one gave.
     made = {spec.name: spec.name for spec in tensors[kind][0]}
-    for step in chain:
-        inputs = tensors[kind][0] if step == chain[0] else tensors[step][0]
+    for position, step in enumerate(chain):
+        inputs = tensors[step][0] if position else tensors[kind][0]
+        taken = {spec.source or spec.name for later in chain[position + 1 :] for spec in tensors[later][0]}
         outputs = {
-            spec.name: spec.name if last.get(spec.name) == step else f"{prefix}{step}_{spec.name.lower()}"
-            for spec in tensors[step][1]
+            name: f"{prefix}{step}_{name.lower()}" for name in (spec.name for spec in tensors[step][1]) if name in taken
         }
+        outputs |= {name: inner for name, inner in answer.items() if last[name] == step}
         config.ensemble_scheduling.step.add(
             model_name=f"{contract.name}_{step}",
             model_version=-1,
@@ -165,7 +166,6 @@ def _add_chain(
             output_map=outputs,
         )
         made |= outputs
-    return made
 
 
 def _add_parameters(config: pb.ModelConfig, contract: Contract | EnsembleContract, limits: Limits) -> None:

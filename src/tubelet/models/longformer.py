@@ -22,6 +22,9 @@ __all__ = ["Longformer", "LongformerSizes", "Positions", "sinusoids"]
 LAYER_NORM_EPS = 1e-12
 """Of BERT and its kin."""
 
+LARGEST_TABLE = 2**26
+"""Numbers in a table of sinusoids, which takes memory whatever is loaded; VTN's have fewer than 2**20."""
+
 Positions = Literal["learned", "sinusoidal", "none"]
 
 
@@ -121,6 +124,8 @@ class _Sinusoids(nn.Module):
 
     def __init__(self, num_rows: int, width: int) -> None:
         super().__init__()
+        if num_rows * width > LARGEST_TABLE:
+            raise ValueError(f"{num_rows} positions of width {width} are more than {LARGEST_TABLE} numbers")
         self.register_buffer("table", sinusoids(num_rows, width), persistent=False)
 
     def forward(self, rows: Tensor) -> Tensor:
