@@ -1,6 +1,6 @@
 """Measures the served demo model: time to ready, latency by step, Triton's overhead, throughput with batching.
 
-python benchmarks/serving.py [--repository model_repository] [--rounds 100] [--out benchmarks/results/NAME.json]
+python benchmarks/serving.py [--repository build/bench] [--rounds 100] [--out benchmarks/results/NAME.json]
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ from urllib.request import urlopen
 
 import numpy as np
 
+from tubelet.averaging import average_views
 from tubelet.clients import VideoClassifier
 from tubelet.demo.clips import write_clips
 from tubelet.engines import open_engine
 from tubelet.preprocess.canary import canary_video
 from tubelet.preprocess.geometry import cut_units
 from tubelet.preprocess.prepare import prepare_video
-from tubelet.server.averaging import average_views
 from tubelet.spec.errors import UnavailableError
 from tubelet.spec.limits import Limits
-from tubelet.spec.manifest import Contract
+from tubelet.spec.manifest import Contract, Manifest
 from tubelet.spec.request import Request
 
 TUBELET = Path(sys.executable).parent / "tubelet"
+BUNDLE = Path("bundles/motion")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repository", type=Path, default=Path("model_repository"))
+    parser.add_argument("--repository", type=Path, default=Path("build/bench"))
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -69,7 +70,7 @@ def measure(ready: dict[str, Any], repository: Path, rounds: int) -> dict[str, A
     with tempfile.TemporaryDirectory() as folder, VideoClassifier(ready["grpc"]) as classifier:
         write_clips(Path(folder), split="evaluation", seed=11, count=8, workers=2)
         videos = [path.read_bytes() for path in sorted(Path(folder).glob("*.mp4"))]
-        direct = open_direct(classifier.contract, repository)
+        direct = open_direct(Manifest.load(BUNDLE).contract, repository)
         return {
             **latency(classifier, direct, videos, rounds),
             "throughput": {
@@ -199,7 +200,7 @@ def open_direct(contract: Contract, repository: Path) -> Callable[[bytes], Any]:
         prepared = prepare_video(video, request, contract, limits)
         units = cut_units(prepared.frames, prepared.unit_frames, prepared.crops, size_px=contract.crop.size_px)
         feeds = {"CLIP_UNITS": prepared.clip_units, "CROPS": prepared.crops, **encoder.run({"UNITS": units})}
-        return average_views(temporal.run(feeds)["VIEW_LOGITS"], contract)
+        return average_views(temporal.run(feeds)["VIEW_LOGITS"], contract.aggregation, contract.heads)
 
     return classify
 

@@ -1,5 +1,7 @@
 """VTN's temporal encoder: who sees whom, positions, and attention in chunks against dense attention."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -75,7 +77,7 @@ def test_memory_grows_linearly() -> None:
             super().__init__()
             self.numbers = 0
 
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             made = func(*args, **(kwargs or {}))
             if isinstance(made, Tensor):
                 self.numbers = max(self.numbers, made.numel())
@@ -124,7 +126,7 @@ def test_padding_of_the_released_code_changes_nothing(encoder: Longformer) -> No
     torch.testing.assert_close(tokens[:, : 1 + n], wanted, rtol=0, atol=1e-12)
 
 
-def masked_layer(layer: torch.nn.Module, tokens: Tensor, *, reach: int, num_real: int) -> Tensor:
+def masked_layer(layer: Any, tokens: Tensor, *, reach: int, num_real: int) -> Tensor:
     """A layer of Longformer in its plainest form, with masked padding at the end."""
     batch, length, width = tokens.shape
     place = torch.arange(length)
@@ -137,10 +139,14 @@ def masked_layer(layer: torch.nn.Module, tokens: Tensor, *, reach: int, num_real
     query, key, value = (split(part) for part in layer.qkv(tokens).chunk(3, dim=2))
     mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=is_seen)
     mixed[:, :, :1] = functional.scaled_dot_product_attention(
-        split(layer.global_query(tokens[:, :1])), split(global_key), split(global_value), attn_mask=(place < num_real)[None]
+        split(layer.global_query(tokens[:, :1])),
+        split(global_key),
+        split(global_value),
+        attn_mask=(place < num_real)[None],
     )
     attended = layer.attention_norm(tokens + layer.out(mixed.transpose(1, 2).flatten(2)))
-    return layer.mlp_norm(attended + layer.mlp(attended))
+    transformed: Tensor = layer.mlp_norm(attended + layer.mlp(attended))
+    return transformed
 
 
 def test_the_last_two_rows_of_the_table_are_no_frames(encoder: Longformer) -> None:
@@ -152,8 +158,9 @@ def test_the_last_two_rows_of_the_table_are_no_frames(encoder: Longformer) -> No
             encoder.embed(features.double(), torch.arange(6).expand(2, -1) + start)
             for start in (0, num_rows - 2, 5 * (num_rows - 2))
         ]
-        table = encoder.embedding.positions.weight
-        wanted = encoder.embedding.norm(encoder.class_token + table[num_rows - 2] + encoder.embedding.types[1])
+        embedding: Any = encoder.embedding
+        row = embedding.positions.weight[num_rows - 2]
+        wanted = embedding.norm(encoder.class_token + row + embedding.types[1])
     for other in embedded[1:]:
         torch.testing.assert_close(other, embedded[0], rtol=0, atol=0)
     torch.testing.assert_close(embedded[0][:, :1], wanted.expand(2, -1, -1), rtol=0, atol=1e-12)
@@ -171,18 +178,14 @@ def test_sinusoids_are_those_of_the_transformer_paper() -> None:
 def test_sinusoids_are_there_in_a_network_built_without_numbers() -> None:
     sizes = LongformerSizes(num_heads=2, mlp_width=8, attention_window=(4,), positions="sinusoidal", max_positions=20)
     with torch.device("meta"):
-        encoder = Longformer(sizes, width=12)
+        encoder: Any = Longformer(sizes, width=12)
     assert torch.equal(encoder.embedding.positions.table, sinusoids(20, 12))
     assert not [name for name in encoder.state_dict() if "positions" in name]
 
 
 def test_positions_count_only_where_there_are_some() -> None:
     features, positions = views(5)
-    for kind, width, counts in (
-        ("vit", 24, True),
-        ("vit_distilled, sinusoidal", 24, True),
-        ("resnet, no positions", 24, False),
-    ):
+    for kind, counts in (("vit", True), ("vit_distilled, sinusoidal", True), ("resnet, no positions", False)):
         encoder = small_vtn(kind).temporal
         with torch.inference_mode():
             first, second = encoder(features, positions)[0], encoder(features, positions + 1)[0]

@@ -31,10 +31,12 @@ SIZES = {
     "vit_distilled, sinusoidal": replace(
         PLAIN,
         backbone=replace(VIT, is_distilled=True),
-        temporal=replace(LONGFORMER, positions="sinusoidal", max_positions=9),
+        temporal=replace(LONGFORMER, attention_window=(4, 10), positions="sinusoidal", max_positions=9),
     ),
     "resnet, no positions": replace(
-        PLAIN, backbone=RESNET, temporal=replace(LONGFORMER, positions="none", max_positions=None)
+        PLAIN,
+        backbone=RESNET,
+        temporal=replace(LONGFORMER, attention_window=(10, 4), positions="none", max_positions=None),
     ),
 }
 
@@ -49,7 +51,8 @@ def randomised(model: Vtn, *, seed: int = 0) -> Vtn:
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in model.state_dict().items():
         noise = torch.randn(tensor.shape, generator=generator)
-        if name.endswith("running_var") or ("norm" in name or "bn" in name) and name.endswith("weight"):
+        is_scale = name.endswith("weight") and ("norm" in name or "bn" in name)
+        if is_scale or name.endswith("running_var"):
             tensor.copy_(0.7 + 0.5 * noise.abs())
         else:
             tensor.copy_(noise * (0.3 if tensor.dim() < 2 else tensor[0].numel() ** -0.5))
@@ -59,11 +62,16 @@ def randomised(model: Vtn, *, seed: int = 0) -> Vtn:
 def network_of(kind: str) -> VtnNetwork:
     """What a recipe would say of it."""
     sizes = SIZES[kind]
-    is_vit = isinstance(sizes.backbone, VitImageSizes)
+    backbone = sizes.backbone
+    if isinstance(backbone, VitImageSizes):
+        variant: Any = "vit_distilled" if backbone.is_distilled else "vit"
+        backbone_heads = backbone.num_heads
+    else:
+        variant, backbone_heads = "resnet", None
     return VtnNetwork(
         family="vtn",
-        variant=("vit_distilled" if sizes.backbone.is_distilled else "vit") if is_vit else "resnet",
-        backbone_heads=sizes.backbone.num_heads if is_vit else None,
+        variant=variant,
+        backbone_heads=backbone_heads,
         temporal_heads=sizes.temporal.num_heads,
         attention_window=sizes.temporal.attention_window,
         positions=sizes.temporal.positions,
@@ -86,9 +94,9 @@ def frames(batch: int = 2, *, seed: int = 0) -> Tensor:
 def tensors_of(model: Vtn) -> dict[str, Tensor]:
     """The tensors by the file's names, with what the file holds besides."""
     tensors = from_state(model.state_dict(), rows(model))
-    if model.sizes.temporal.positions == "learned":
-        ids = torch.arange(model.sizes.temporal.max_positions)[None]
-        tensors["temporal_encoder.embeddings.position_ids"] = ids
+    table = tensors.get("temporal_encoder.embeddings.position_embeddings.weight")
+    if table is not None:
+        tensors["temporal_encoder.embeddings.position_ids"] = torch.arange(len(table))[None]
     for name in [name for name in tensors if name.endswith("running_mean")]:
         tensors[name.replace("running_mean", "num_batches_tracked")] = torch.tensor(7)
     return tensors

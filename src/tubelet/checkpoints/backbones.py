@@ -126,7 +126,7 @@ def _vit_sizes(parameters: Parameters, prefix: str, num_heads: int, is_distilled
     width, _, patch_px, patch_width = shape_of(parameters, f"{prefix}patch_embed.proj.weight", 4, what=what)
     num_rows = shape_of(parameters, f"{prefix}pos_embed", 3, what=what)[1]
     num_patches = num_rows - 1 - is_distilled
-    if patch_px != patch_width or num_patches != (crop_px // patch_px) ** 2:
+    if patch_px != patch_width or num_patches < 1 or num_patches != (crop_px // patch_px) ** 2:
         raise RecipeError(
             "bad_checkpoint",
             f"the backbone has positions for {num_patches} patches of {patch_px}x{patch_width} px ({prefix}pos_embed); "

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["frequencies", "look_ahead", "time_pairs"]
+__all__ = ["frequencies", "linear", "look_ahead", "time_pairs"]
 
 OTHERS = 0.3
 """What is left of a row's random start, where a pair is read instead."""
@@ -29,6 +29,18 @@ def time_pairs(count: int, angles: NDArray[np.float64], *, amplitude: float) -> 
     turned = np.arange(count)[:, None] * angles
     pairs = np.stack([np.sin(turned), np.cos(turned)], axis=-1).reshape(count, -1)
     return torch.from_numpy(amplitude * pairs).float()
+
+
+def linear(network: nn.Module, name: str) -> nn.Linear:
+    """A linear map of a network by its name.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    found = network.get_submodule(name)
+    if not isinstance(found, nn.Linear):
+        raise TypeError(f"{name} is no linear map")
+    return found
 
 
 @torch.no_grad()

@@ -86,10 +86,7 @@ def vtn_sizes(recipe: Recipe) -> VtnSizes:
     )
 
 
-def _vidtr_sizes(recipe: Recipe, *, num_layers: int) -> dict[str, Any]:
-    network = recipe.network
-    if not isinstance(network, VidtrNetwork):
-        raise TypeError("the demo's recipe must describe a VidTr")
+def _vidtr_sizes(recipe: Recipe, network: VidtrNetwork, *, num_layers: int) -> dict[str, Any]:
     return {
         "num_frames": recipe.sampler.num_frames,
         "patch_frames": 1,
@@ -104,10 +101,10 @@ def _vidtr_sizes(recipe: Recipe, *, num_layers: int) -> dict[str, Any]:
     }
 
 
-def _compact_sizes(recipe: Recipe) -> CompactVidtrSizes:
-    sizes, network = _vidtr_sizes(recipe, num_layers=5), recipe.network
-    assert isinstance(network, VidtrNetwork)
-    return CompactVidtrSizes(**sizes, pool_layers=network.pool_layers, dropped_times=network.dropped_frames)
+def _vidtr_network(recipe: Recipe) -> VidtrNetwork:
+    if not isinstance(recipe.network, VidtrNetwork):
+        raise TypeError("the demo's recipe must describe a VidTr")
+    return recipe.network
 
 
 def _vivit(recipe: Recipe) -> tuple[VideoNetwork, None]:
@@ -123,13 +120,18 @@ def _vtn(recipe: Recipe) -> tuple[VideoNetwork, FlowHint]:
 
 
 def _vidtr(recipe: Recipe) -> tuple[VideoNetwork, FlowHint]:
-    model = SeparableVidtr(VidtrSizes(**_vidtr_sizes(recipe, num_layers=4)))
+    sizes = _vidtr_sizes(recipe, _vidtr_network(recipe), num_layers=4)
+    model = SeparableVidtr(VidtrSizes(**sizes))
     initialise_vidtr(model, seed=SEED)
     return model, vidtr_hint(model)
 
 
 def _cvidtr(recipe: Recipe) -> tuple[VideoNetwork, FlowHint]:
-    model = CompactVidtr(_compact_sizes(recipe))
+    network = _vidtr_network(recipe)
+    sizes = _vidtr_sizes(recipe, network, num_layers=5)
+    model = CompactVidtr(
+        CompactVidtrSizes(**sizes, pool_layers=network.pool_layers, dropped_times=network.dropped_frames)
+    )
     initialise_vidtr(model, seed=SEED)
     return model, vidtr_hint(model)
 

@@ -12,8 +12,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tubelet.demo.dataset import Batch, Example, draw_batch
 from tubelet.demo.flow import FlowHint

@@ -1,4 +1,4 @@
-"""Sliding-window attention beside a class token that every frame sees, in memory that grows linearly (docs/adr/0009)."""
+"""Sliding-window attention, in memory that grows linearly with the frames (docs/adr/0009-window-attention.md)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 __all__ = ["CHUNK_FRAMES", "window_attention"]
 
-CHUNK_FRAMES = 32
+CHUNK_FRAMES = 16
 """Frames of a chunk, unless the window reaches further; measured in ``benchmarks/window_attention.py``."""
 
 
@@ -41,12 +41,12 @@ def window_attention(query: Tensor, key: Tensor, value: Tensor, *, reach: int) -
     rows = torch.where(is_class_token, 0, (frames + 1).clamp(0, n))
     queries = _take(query, (starts + own[:, None]).clamp(max=n - 1))  # [V, H, m, c, D/H]
     keys, values = _take(key, rows), _take(value, rows)  # [V, H, m, 1+c+2r, D/H]
-    scores = queries @ keys.transpose(3, 4) * query.shape[3] ** -0.5  # [V, H, m, c, 1+c+2r]
+    scores: Tensor = queries @ keys.transpose(3, 4) * query.shape[3] ** -0.5  # [V, H, m, c, 1+c+2r]
     mixed = scores.masked_fill(~is_seen, float("-inf")).softmax(dim=4) @ values
     return mixed.permute(0, 2, 3, 1, 4).flatten(1, 2).index_select(1, torch.arange(n, device=device))
 
 
 def _take(tokens: Tensor, rows: Tensor) -> Tensor:
     """Gathers by chunk: `[V, N, H, D/H]`, int `[k, m]` -> `[V, H, m, k, D/H]`."""
-    taken = tokens.index_select(1, rows.flatten()).unflatten(1, rows.shape)
-    return taken.permute(0, 3, 2, 1, 4)
+    taken = tokens.index_select(1, rows.flatten())
+    return taken.view(tokens.shape[0], *rows.shape, *tokens.shape[2:]).permute(0, 3, 2, 1, 4)
