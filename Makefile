@@ -12,9 +12,9 @@ help:
 	@echo "make demo [VIDEO=path]   install, export, serve, classify, stop"
 	@echo "make test                all tests that need no GPU"
 	@echo "make check               format, lint, types, layers"
-	@echo "make repository          write model_repository/ for the demo model"
-	@echo "make demo-model          make the demo's data and train its model again"
-	@echo "make accuracy            top-1 of the demo model on 480 clips never trained on"
+	@echo "make repository          write model_repository/ for the demo models"
+	@echo "make demo-model          make the demo's data and train a model of it again (MODEL=vtn)"
+	@echo "make accuracy            top-1 of the demo models on 480 clips never trained on"
 	@echo "make bench               measure the numbers of the README's table"
 
 venv: $(VENV)/ready
@@ -38,14 +38,16 @@ bundles/%/manifest.json: $(VENV)/ready export/recipes/%.toml $$(wildcard export/
 build/clips/labels.csv: $(VENV)/ready
 	$(BIN)/python -m tubelet.demo.clips --split evaluation --seed 3 --count 8 --out build/clips
 
+# About half an hour on a core; MODEL is vivit, vtn, vidtr or cvidtr.
+MODEL ?= vivit
 demo-model: venv
-	$(BIN)/python -m tubelet.demo.train --out export/checkpoints/motion.msgpack
+	$(BIN)/python -m tubelet.demo.train $(MODEL) --out export/checkpoints/$(if $(filter vivit,$(MODEL)),motion.msgpack,motion_$(MODEL).safetensors)
 
-# Top-1 on clips that training never saw, through the server and by torch itself.
+# Top-1 on clips that training never saw, of each family, through the server and by torch itself.
 accuracy: repository
 	$(BIN)/python -m tubelet.demo.clips --split evaluation --seed 2 --count 480 --out build/evaluation
-	$(BIN)/tubelet serve --http-port 0 --grpc-port 0 --metrics-port 0 -- \
-	  $(BIN)/python benchmarks/accuracy.py build/evaluation/labels.csv
+	$(BIN)/tubelet serve --http-port 0 --grpc-port 0 --metrics-port 0 -- sh -e -c 'for model in $(MODELS); do \
+	  $(BIN)/python benchmarks/accuracy.py --model $$model build/evaluation/labels.csv; done'
 
 # One model alone, so that no other one's canary is in the figures.
 bench: bundles/motion/manifest.json

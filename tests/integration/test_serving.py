@@ -23,13 +23,13 @@ import pytest
 import tritonclient.grpc
 from real_server import ROOT, TUBELET, Serving
 
+from tubelet.averaging import average_views
 from tubelet.clients import VideoClassifier
 from tubelet.demo.evaluate import evaluate_in_torch
 from tubelet.engines import open_engine
 from tubelet.preprocess.canary import canary_video
 from tubelet.preprocess.geometry import cut_units
 from tubelet.preprocess.prepare import prepare_video
-from tubelet.averaging import average_views
 from tubelet.spec.errors import (
     ContractError,
     DeadlineError,
@@ -83,7 +83,7 @@ def test_same_bits_as_the_engine_called_directly(
     chunks = [encoder.run({"UNITS": units[i : i + 32]})["FEATURES"] for i in range(0, len(units), 32)]
     feeds = {"FEATURES": np.concatenate(chunks), "CLIP_UNITS": prepared.clip_units, "CROPS": prepared.crops}
     views = open_engine(motion_bundle / "temporal.onnx", threads=1).run(feeds)["VIEW_LOGITS"]
-    logits, _ = average_views(views, contract)
+    logits = average_views(views, contract.aggregation, contract.heads)
 
     found = classifier.classify(video, protocol=protocol)
 

@@ -6,8 +6,6 @@ so their product is a sum of ``cos(w (t' - t - lag))``: largest where the key's 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -44,25 +42,22 @@ def linear(network: nn.Module, name: str) -> nn.Linear:
 
 
 @torch.no_grad()
-def look_ahead(
-    qkv: nn.Linear, *, lags: Sequence[float], first_channel: int, angles: NDArray[np.float64], gain: float
-) -> None:
-    """Turns the heads of an attention to times at a lag; each must have two rows for each angle.
+def look_ahead(qkv: nn.Linear, *, num_heads: int, turns: NDArray[np.float64], first_channel: int, gain: float) -> None:
+    """Turns all heads of an attention to what stands at a lag; each must have two rows for each pair.
 
     Args:
         qkv: the fused projection, changed in place.
-        lags: of each head, in the steps of `time_pairs`; negative: the past.
+        num_heads: of the attention.
+        turns: of each pair, its angle times the lag.
         first_channel: where the pairs stand in the attention's input.
-        angles: of the pairs.
         gain: of queries and keys.
     """
     query, key, _ = qkv.weight.chunk(3)
-    rows_per_head = len(query) // len(lags)
-    for head, lag in enumerate(lags):
-        for i, angle in enumerate(angles):
-            row, channel = head * rows_per_head + 2 * i, first_channel + 2 * i
+    depth = len(query) // num_heads
+    for head in range(num_heads):
+        for i, (cosine, sine) in enumerate(zip(np.cos(turns), np.sin(turns), strict=True)):
+            row, channel = head * depth + 2 * i, first_channel + 2 * i
             rows, channels = slice(row, row + 2), slice(channel, channel + 2)
-            cosine, sine = np.cos(angle * lag), np.sin(angle * lag)
             query[rows] *= OTHERS
             key[rows] *= OTHERS
             query[rows, channels] += gain * torch.eye(2)

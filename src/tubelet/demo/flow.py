@@ -59,8 +59,10 @@ class FlowHint(nn.Module):
         super().__init__()
         self.grid = grid
         self.readout = nn.Linear(width, 2 * grid * grid // places)
+        # What a random readout gets wrong at first would undo a good start.
+        nn.init.zeros_(self.readout.weight)
         self._tokens: Tensor | None = None
-        layer.register_forward_hook(lambda module, inputs, output: self._keep(tokens(output)))
+        self._hook = layer.register_forward_hook(lambda module, inputs, output: self._keep(tokens(output)))
 
     def _keep(self, tokens: Tensor) -> None:
         self._tokens = tokens
@@ -71,5 +73,9 @@ class FlowHint(nn.Module):
             raise RuntimeError("the network has seen no clips yet")
         wanted = flow(clips, grid=self.grid)
         found = self.readout(self._tokens[:, 1:-1].float()).view(wanted.shape)
-        self._tokens = None
         return functional.mse_loss(found, wanted) / wanted.var()
+
+    def remove(self) -> None:
+        """Leaves the network alone."""
+        self._hook.remove()
+        self._tokens = None

@@ -58,9 +58,7 @@ def drifting_gabors(rng: np.random.Generator, *, width: int, frames: int, patch_
     return np.asarray(kernels, np.float32)
 
 
-def smooth_positions(
-    rng: np.random.Generator, *, width: int, grid: int, amplitude: float = POSITION_AMPLITUDE
-) -> NDArray[np.float32]:
+def smooth_positions(rng: np.random.Generator, *, width: int, grid: int) -> NDArray[np.float32]:
     """Plane waves over the grid of patches, so that neighbours have similar rows.
 
     Returns:
@@ -69,7 +67,7 @@ def smooth_positions(
     y, x = np.mgrid[0:grid, 0:grid].reshape(2, -1, 1) / max(1, grid - 1) * 2 - 1
     wave_y, wave_x = rng.normal(0, 1.5, (2, width))
     phase = rng.uniform(0, 2 * np.pi, width)
-    return np.asarray((amplitude * np.sin(wave_y * y + wave_x * x + phase)), np.float32)
+    return np.asarray((POSITION_AMPLITUDE * np.sin(wave_y * y + wave_x * x + phase)), np.float32)
 
 
 def gratings(count: int, *, wavelength_px: float, patch_px: int) -> NDArray[np.float32]:

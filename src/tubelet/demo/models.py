@@ -136,7 +136,7 @@ def _cvidtr(recipe: Recipe) -> tuple[VideoNetwork, FlowHint]:
     return model, vidtr_hint(model)
 
 
-_SHORT = Schedule(steps=1500, peak_rate=2e-3, bfloat16=True)
+_SHORT = Schedule(steps=1800, bfloat16=True)
 
 DEMO_MODELS = {
     "vivit": DemoModel(recipe="motion.toml", start=_vivit, schedule=Schedule(steps=2500)),

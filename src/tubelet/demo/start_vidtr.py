@@ -1,60 +1,106 @@
-"""The start of VidTr and C-VidTr: kernels like those of the first demo model, and a first layer that knows the time."""
+"""The start of VidTr and C-VidTr: a first layer that compares each patch with the same place in the next frame.
+
+Patches begin as cosine and sine gratings. Positions are pairs of sines and cosines of time and place; the heads of the
+first layer look at their own place one frame later, in both of their attentions, and the MLP begins with the energy of
+`tubelet.demo.energy`. Training changes every weight.
+
+The width is divided: channels for the patch's gratings, for those of the next frame, and for time and place.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tubelet.demo.clocks import frequencies, linear, look_ahead, time_pairs
+from tubelet.demo.energy import oppose, put_beside
 from tubelet.demo.flow import FlowHint
-from tubelet.demo.initialise import drifting_gabors, smooth_positions
+from tubelet.demo.initialise import drifting_gabors, gratings
 from tubelet.models.vidtr import CompactVidtr, SeparableVidtr
 
 __all__ = ["initialise_vidtr", "vidtr_hint"]
 
-LAGS = (-1, 1, -2, 2)
-"""Frames of the clip from a frame to the one that each head of the first layer looks at."""
-TIME_AMPLITUDE, PLACE_AMPLITUDE = 1.5, 1.0
-SHARPER = 2.0
-"""Random queries and keys times this: otherwise the first attentions are nearly even."""
-HINTED_BLOCK = 1
+WAVELENGTHS = (0.8, 1.1, 1.5)
+"""Of the gratings, in patches."""
+DIRECTIONS = 6
+CONTENT = 2 * DIRECTIONS * len(WAVELENGTHS)
+TIME_PAIRS, AXIS_PAIRS = 6, 3
+AMPLITUDE = 1.5
+LAG = 1.0
+"""Frames of the clip."""
+OTHER_KERNELS, RANDOM = 0.1, 0.3
+"""What is left of a random start that would drown the gratings."""
 
 
 def initialise_vidtr(model: SeparableVidtr | CompactVidtr, *, seed: int) -> None:
-    """Sets kernels, positions and the first layer's queries and keys; the rest keeps torch's random start."""
-    rng = np.random.default_rng(seed)
+    """Sets kernels, positions and the first layer; the rest keeps torch's random start."""
     sizes = model.sizes
-    width = sizes.width
-    pairs = width // sizes.num_heads // 2
-    angles = frequencies(0.2, 2.2, pairs)
+    if sizes.width != 2 * CONTENT + 2 * (TIME_PAIRS + 2 * AXIS_PAIRS):
+        raise ValueError(f"this start is that of a network of width {2 * CONTENT + 2 * (TIME_PAIRS + 2 * AXIS_PAIRS)}")
+    kernels = OTHER_KERNELS * drifting_gabors(
+        np.random.default_rng(seed), width=sizes.width, frames=sizes.patch_frames, patch_px=sizes.patch_px
+    )
+    wavelengths = [wavelength * sizes.patch_px for wavelength in WAVELENGTHS]
+    still = [gratings(DIRECTIONS, wavelength_px=length, patch_px=sizes.patch_px) for length in wavelengths]
+    kernels[:CONTENT] = np.concatenate(still)[:, :, None]
     with torch.no_grad():
-        kernels = drifting_gabors(rng, width=width, frames=sizes.patch_frames, patch_px=sizes.patch_px)
         model.embedding.weight.copy_(torch.from_numpy(kernels))
         if model.embedding.bias is not None:
             nn.init.zeros_(model.embedding.bias)
-        times = time_pairs(sizes.num_times, angles, amplitude=TIME_AMPLITUDE)
-        places = smooth_positions(rng, width=width - 2 * pairs, grid=_grid(model), amplitude=PLACE_AMPLITUDE)
-        by_time = times[:, None].expand(-1, sizes.num_places, -1)
-        by_place = torch.from_numpy(places).expand(sizes.num_times, -1, -1)
-        _patches(model, model.positions).copy_(torch.cat([by_time, by_place], dim=2)[None])
-        for i in range(sizes.num_layers):
-            linear(model, f"blocks.{i}.attention.qkv").weight[: 2 * width] *= SHARPER
         for name, tensor in model.named_parameters():
             if name.startswith("class_"):
                 tensor.normal_(std=0.02)
-    look_ahead(linear(model, "blocks.0.attention.qkv"), lags=LAGS, first_channel=0, angles=angles, gain=1.0)
+        _patches(model, model.positions)[..., 2 * CONTENT :] = _times_and_places(model)
+        _compare(model)
 
 
 def vidtr_hint(model: SeparableVidtr | CompactVidtr) -> FlowHint:
-    """Asks the patches after the second layer, each of its own place."""
+    """Asks the patches after the first layer, each of its own place."""
     return FlowHint(
-        model.blocks[HINTED_BLOCK],
+        model.blocks[0],
         lambda tokens: _patches(model, tokens),
         width=model.sizes.width,
         places=model.sizes.num_places,
         grid=_grid(model),
     )
+
+
+def _times_and_places(model: SeparableVidtr | CompactVidtr) -> Tensor:
+    """Positions of the patches in the last channels: `[X, Y, 2 * pairs]`."""
+    grid, times = _grid(model), model.sizes.num_times
+    time = time_pairs(times, _time_angles(), amplitude=AMPLITUDE)
+    axis = time_pairs(grid, _axis_angles(), amplitude=AMPLITUDE)
+    parts = (time[:, None, None], axis[None, :, None], axis[None, None])
+    return torch.cat([part.expand(times, grid, grid, -1) for part in parts], dim=3).flatten(1, 2)
+
+
+def _time_angles() -> NDArray[np.float64]:
+    return frequencies(0.4, 2.5, TIME_PAIRS)
+
+
+def _axis_angles() -> NDArray[np.float64]:
+    return frequencies(0.6, 2.2, AXIS_PAIRS)
+
+
+def _compare(model: SeparableVidtr | CompactVidtr) -> None:
+    """The first layer: what the same place shows in the next frame beside what it shows now, then their energy."""
+    names = ("attention.qkv", "attention.out", "mlp.0", "mlp.2")
+    qkv, out, widen, narrow = (linear(model, f"blocks.0.{name}") for name in names)
+    for projection in (qkv, out, widen, narrow):
+        projection.weight.mul_(RANDOM)
+        projection.bias.mul_(RANDOM)
+    places = np.tile(_axis_angles(), 2)
+    look_ahead(
+        qkv,
+        num_heads=model.sizes.num_heads,
+        turns=np.concatenate([LAG * _time_angles(), 0 * places]),
+        first_channel=2 * CONTENT,
+        gain=2.0,
+    )
+    put_beside(qkv, out, content=CONTENT)
+    oppose(widen, narrow, content=CONTENT)
 
 
 def _grid(model: SeparableVidtr | CompactVidtr) -> int:

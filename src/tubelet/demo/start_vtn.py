@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tubelet.demo.clocks import frequencies, linear, look_ahead, time_pairs
+from tubelet.demo.energy import oppose, put_beside
 from tubelet.demo.flow import FlowHint
 from tubelet.demo.initialise import drifting_gabors, gratings
 from tubelet.models.vit_image import VitImage, VitImageSizes
@@ -50,16 +51,13 @@ def initialise_vtn(model: Vtn, *, seed: int) -> None:
 
 def vtn_hint(model: Vtn) -> FlowHint:
     """Asks the frames after the first layer of the Longformer, each of all its places."""
-    hint = FlowHint(
+    return FlowHint(
         model.temporal.layers[0],
         lambda output: output[0][:, 1:, None],
         width=model.feature_dim,
         places=1,
         grid=math.isqrt(_content(model) // ANSWERS),
     )
-    # What a random readout gets wrong at first would undo this start.
-    nn.init.zeros_(hint.readout.weight)
-    return hint
 
 
 def _content(model: Vtn) -> int:
@@ -123,24 +121,7 @@ def _compare(model: Vtn) -> None:
     for projection in (qkv, out, widen, narrow):
         projection.weight *= LONGFORMER_RANDOM
         projection.bias.mul_(LONGFORMER_RANDOM)
-    lags = (LAG,) * model.sizes.temporal.num_heads
-    look_ahead(qkv, lags=lags, first_channel=2 * content, angles=_angles(model), gain=2.0)
-    channels = torch.arange(content)
-    qkv.weight.chunk(3)[2][channels, channels] += 1
-    out.weight[content + channels, channels] += 1
-    for pair in range(content // 2):
-        _oppose(widen, narrow, pair, content)
-
-
-def _oppose(widen: nn.Linear, narrow: nn.Linear, pair: int, content: int) -> None:
-    """(a - b')^2 + (b + a')^2 - (a + b')^2 - (b - a')^2 = 4 (b a' - a b'), each square a sum of two GELUs."""
-    own, later = 2 * pair, content + 2 * pair
-    squares = ((own, later + 1, -1, 1), (own + 1, later, 1, 1), (own, later + 1, 1, -1), (own + 1, later, -1, -1))
-    unit = 8 * pair
-    for one, other, sign, weight in squares:
-        for turn in (1, -1):
-            widen.weight[unit, one] += 1.5 * turn
-            widen.weight[unit, other] += 1.5 * turn * sign
-            widen.bias[unit] = 0
-            narrow.weight[2 * content + pair, unit] += 1.5 * weight
-            unit += 1
+    num_heads = model.sizes.temporal.num_heads
+    look_ahead(qkv, num_heads=num_heads, turns=LAG * _angles(model), first_channel=2 * content, gain=2.0)
+    put_beside(qkv, out, content=content)
+    oppose(widen, narrow, content=content)

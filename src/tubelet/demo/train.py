@@ -1,10 +1,10 @@
 """Makes a demo model: generates its clips, trains on them, writes its checkpoint, and says what it learnt.
 
-``python -m tubelet.demo.train vivit --out export/checkpoints/motion.msgpack``; on two free cores about a quarter of an
-hour. ``vtn``, ``vidtr`` and ``cvidtr`` (``--out export/checkpoints/motion_vtn.safetensors`` and so on) take about as
-long on one core each that multiplies in bfloat16, so two can run side by side with ``--threads 1`` once the clips are
-there. Each needs 3 GB of memory. Seeds are fixed, so the clips are the same every time; the weights are too, on the
-same processor and number of threads.
+``python -m tubelet.demo.train vivit --out export/checkpoints/motion.msgpack`` takes about a quarter of an hour on two
+free cores, with 3 GB of memory. So do the others on one core each that multiplies in bfloat16 (AVX-512):
+``vtn --threads 1 --out export/checkpoints/motion_vtn.safetensors``, and likewise ``vidtr`` and ``cvidtr``; rendering
+the clips, which is done once, comes on top. Seeds are fixed, so the clips are the same every time; the weights are too,
+on the same processor and number of threads.
 """
 
 from __future__ import annotations

@@ -96,6 +96,8 @@ def train(
             passed = f"{time.monotonic() - began:4.0f} s"
             progress(f"step {step + 1}: loss {losses / LOG_EVERY:.3f}, top-1 {hits / LOG_EVERY:.3f}, {passed}")
             losses = hits = 0.0
+    if hint is not None:
+        hint.remove()
     return model
 
 
