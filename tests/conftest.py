@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import av
@@ -233,13 +233,24 @@ def make_vtn_contract() -> Callable[..., Contract]:
 
 
 @pytest.fixture(scope="session")
-def motion_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model's bundle, exported from its recipe and checkpoint."""
-    from tubelet.export.bundle import export_bundle  # brings torch, which most tests do without
+def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The bundle of a demo model, exported from its recipe and checkpoint when it is first asked for."""
+    folder = tmp_path_factory.mktemp("bundles")
 
-    bundle = tmp_path_factory.mktemp("bundles") / "motion"
-    export_bundle(ROOT / "export" / "recipes" / "motion.toml", checkpoint=None, out=bundle)
-    return bundle
+    @cache
+    def export(name: str) -> Path:
+        from tubelet.export.bundle import export_bundle  # brings torch, which most tests do without
+
+        export_bundle(ROOT / "export" / "recipes" / f"{name}.toml", checkpoint=None, out=folder / name)
+        return folder / name
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def motion_bundle(demo_bundle: Callable[[str], Path]) -> Path:
+    """The bundle of the first demo model."""
+    return demo_bundle("motion")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
-"""The repository in git is what `tubelet repository` writes for the demo model."""
+"""The repository in git is what `tubelet repository` writes for the demo models."""
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,16 @@ from tubelet.spec.tensors import step_tensors
 ROOT = Path(__file__).parents[2]
 
 
+MODELS = ("motion", "motion_vtn", "motion_vidtr", "motion_cvidtr")
+TOGETHER = {"motion_together": ["motion_vidtr", "motion_vtn"]}
+"""As in the Makefile."""
+
+
 @pytest.fixture(scope="module")
-def repository(motion_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def repository(demo_bundle: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("repository")
-    write_repository([motion_bundle], target="cpu", out=folder, limits=Limits())
+    bundles = [demo_bundle(name) for name in MODELS]
+    write_repository(bundles, target="cpu", out=folder, limits=Limits(), ensembles=TOGETHER)
     return folder
 
 
@@ -41,29 +48,61 @@ def test_git_holds_what_is_generated(repository: Path) -> None:
         assert written == (repository / name).read_text(), f"{name} is stale: run make repository"
 
 
-def test_configurations_parse_and_fit_together(repository: Path, motion_bundle: Path) -> None:
-    contract = Manifest.load(motion_bundle).contract
-    configs = {
+@pytest.fixture(scope="module")
+def configs(repository: Path) -> dict[str, pb.ModelConfig]:
+    return {
         path.parent.name: text_format.Parse(path.read_text(), pb.ModelConfig())
         for path in repository.glob("*/config.pbtxt")
     }
-    for name, config in configs.items():
-        assert config.name == name
-        assert config.parameters["contract_digest"].string_value == contract.digest
-    steps = configs["motion"].ensemble_scheduling.step
-    given = {"VIDEO"}
-    for step in steps:
+
+
+@pytest.mark.parametrize("public", [*MODELS, *TOGETHER, "motion_frames"])
+def test_configurations_parse_and_fit_together(configs: dict[str, pb.ModelConfig], public: str) -> None:
+    ensemble = configs[public]
+    given = {tensor.name for tensor in ensemble.input}
+    taken = {tensor.name for tensor in ensemble.output}
+    for step in ensemble.ensemble_scheduling.step:
         config = configs[step.model_name]
         required = {tensor.name for tensor in config.input if not tensor.optional}
         assert required <= set(step.input_map)
         assert set(step.input_map.values()) <= given
-        assert set(step.output_map) == {tensor.name for tensor in config.output}
+        assert set(step.output_map) <= {tensor.name for tensor in config.output}
+        assert not given & set(step.output_map.values()), "a tensor is made twice"
         given |= set(step.output_map.values())
-    assert {spec.name for spec in step_tensors(contract)["ensemble"][1]} <= given
+        taken |= set(step.input_map.values())
+    assert given == taken, "Triton refuses a tensor that nobody takes"
+
+
+def test_configurations_say_whose_they_are(configs: dict[str, pb.ModelConfig], motion_bundle: Path) -> None:
+    contract = Manifest.load(motion_bundle).contract
+    steps = [name for name in step_tensors(contract) if "ensemble" not in name]
+    for name in ("motion", "motion_frames", *(f"motion_{step}" for step in steps)):
+        assert configs[name].name == name
+        assert configs[name].parameters["contract_digest"].string_value == contract.digest
     assert configs["motion_encoder"].max_batch_size == Limits().max_units
+    assert "motion_vidtr_temporal" not in configs
     queue = configs["motion_sample"].dynamic_batching.default_queue_policy
     assert queue.max_queue_size == Limits().queue_size
     assert queue.default_timeout_microseconds == 300_000_000
+
+
+@pytest.mark.parametrize(
+    ("ensembles", "error", "message"),
+    [
+        ({"both": ["motion", "nobody"]}, InvalidRequestError, "names nobody; there are bundles of motion, motion_vtn"),
+        ({"both": ["motion"]}, ContractError, "two or more different members"),
+        ({"both": ["motion", "motion"]}, ContractError, "two or more different members"),
+        ({"motion": ["motion", "motion_vtn"]}, ContractError, "a name can be served once"),
+        ({"not a name": ["motion", "motion_vtn"]}, ContractError, "letters, digits and '_'"),
+    ],
+)
+def test_models_that_cannot_answer_together_are_refused(
+    demo_bundle: Callable[[str], Path], tmp_path: Path, ensembles: dict[str, list[str]], error: type, message: str
+) -> None:
+    bundles = [demo_bundle("motion"), demo_bundle("motion_vtn")]
+    with pytest.raises(error, match=message):
+        write_repository(bundles, target="cpu", out=tmp_path, limits=Limits(), ensembles=ensembles)
+    assert not (tmp_path / "repository.json").exists()
 
 
 def test_limits_are_written_and_the_index_comes_last(motion_bundle: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Every family served side by side by one real tritonserver, by its own preprocessing, and two that answer together."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from real_server import Serving
 from tubelet.averaging import average_views, probabilities, view_rows
 from tubelet.clients.results import Classification
 from tubelet.engines import open_engine
-from tubelet.export.bundle import export_bundle
 from tubelet.export.repository import write_repository
 from tubelet.preprocess.geometry import cut_units
 from tubelet.preprocess.prepare import prepare_video
@@ -21,7 +20,6 @@ from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Manifest
 from tubelet.spec.request import Request
 
-ROOT = Path(__file__).parents[2]
 MODELS = ("motion", "motion_vtn", "motion_vidtr", "motion_cvidtr")
 TOGETHER = "motion_together"
 MIN_RIGHT = 13
@@ -41,13 +39,9 @@ class Families:
 
 
 @pytest.fixture(scope="module")
-def families(motion_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Families]:
-    folder = tmp_path_factory.mktemp("families")
-    bundles = {"motion": motion_bundle}
-    for name in MODELS[1:]:
-        bundles[name] = folder / name
-        export_bundle(ROOT / "export" / "recipes" / f"{name}.toml", checkpoint=None, out=bundles[name])
-    repository = folder / "repository"
+def families(demo_bundle: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Families]:
+    bundles = {name: demo_bundle(name) for name in MODELS}
+    repository = tmp_path_factory.mktemp("families") / "repository"
     members = {TOGETHER: ["motion_vidtr", "motion_vtn"]}
     write_repository(list(bundles.values()), target="cpu", out=repository, limits=Limits(), ensembles=members)
     serving = Serving(repository)

@@ -1,0 +1,1 @@
+from tubelet.server.steps.encoder import TritonPythonModel

@@ -1,0 +1,1 @@
+from tubelet.server.steps.sample import TritonPythonModel

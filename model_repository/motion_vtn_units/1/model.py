@@ -1,0 +1,1 @@
+from tubelet.server.steps.units import TritonPythonModel
