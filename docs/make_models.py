@@ -15,7 +15,8 @@ from tubelet.export.figures import FIGURES, Figure
 from tubelet.export.papers import FULL_SIZE
 from tubelet.models.network import VideoNetwork
 from tubelet.models.vivit import FactorisedEncoder
-from tubelet.spec.manifest import FullVideo, Manifest, Normalisation, Resize, Sampler
+from tubelet.spec.manifest import Manifest
+from tubelet.spec.pipeline import FullVideo, Normalisation, Resize, Sampler
 from tubelet.spec.recipe import Published, Recipe
 from tubelet.spec.strict import encode
 

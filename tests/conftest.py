@@ -15,8 +15,9 @@ from av.video.stream import VideoStream
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
-from tubelet.spec.manifest import Contract, Crop, FullVideo, Geometry, Head, Normalisation, Resize, Sampler
+from tubelet.spec.manifest import Contract, Geometry, Head
 from tubelet.spec.network import VivitNetwork, VtnNetwork
+from tubelet.spec.pipeline import Crop, FullVideo, Normalisation, Resize, Sampler
 
 # No test measures time, and the machine may be busy.
 # The same examples everywhere, and no judgement on a machine that is busy.

@@ -17,8 +17,8 @@ from tubelet.checkpoints import gluoncv
 from tubelet.models.i3d import SlowResnet
 from tubelet.preprocess.normalise import normalise
 from tubelet.spec.budgets import BUDGETS
-from tubelet.spec.manifest import Normalisation
 from tubelet.spec.network import I3dNetwork
+from tubelet.spec.pipeline import Normalisation
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
 pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="'shared/golden' does not lie beside the repository")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tubelet.preprocess.geometry import crop_offsets, cut_units
 from tubelet.preprocess.normalise import normalise
 from tubelet.preprocess.resize import resize_frame, resized_size
-from tubelet.spec.manifest import Crop, Normalisation, Resize
+from tubelet.spec.pipeline import Crop, Normalisation, Resize
 
 CASES = [f"{shape}_{sizes}" for shape in ("landscape", "portrait") for sizes in ("short32_crop28", "short45_crop40")]
 CASES += ["landscape_short56_crop49", "portrait_short56_crop49", "square_short38_crop33"]

@@ -17,7 +17,8 @@ from tubelet.preprocess.samplers import gluoncv_i3d_clips, gluonmm_clips, scenic
 from tubelet.preprocess.sampling import plan_units
 from tubelet.preprocess.timeline import VideoClock, video_clock
 from tubelet.spec.limits import Limits
-from tubelet.spec.manifest import Contract, Crop, Resize
+from tubelet.spec.manifest import Contract
+from tubelet.spec.pipeline import Crop, Resize
 from tubelet.spec.request import Request
 
 Cases = dict[str, Any]

@@ -17,8 +17,8 @@ from tubelet.models.vidtr import CompactVidtr, JointVidtr, SeparableVidtr
 from tubelet.models.vidtr_attention import PoolingAttention
 from tubelet.preprocess.normalise import normalise
 from tubelet.spec.budgets import BUDGETS
-from tubelet.spec.manifest import Normalisation
 from tubelet.spec.network import VidtrNetwork
+from tubelet.spec.pipeline import Normalisation
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
 pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="'shared/golden' does not lie beside the repository")

@@ -17,8 +17,8 @@ from tubelet.models.vivit_embedding import UniformFrameEmbedding
 from tubelet.preprocess.normalise import normalise
 from tubelet.spec.budgets import BUDGETS
 from tubelet.spec.errors import RecipeError
-from tubelet.spec.manifest import Normalisation
 from tubelet.spec.network import VivitNetwork
+from tubelet.spec.pipeline import Normalisation
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
 pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="'shared/golden' does not lie beside the repository")

@@ -14,8 +14,8 @@ from tubelet.checkpoints.slowfast import load as load_vtn
 from tubelet.models.vtn import Vtn
 from tubelet.preprocess.normalise import normalise
 from tubelet.spec.budgets import BUDGETS
-from tubelet.spec.manifest import Normalisation
 from tubelet.spec.network import VtnNetwork
+from tubelet.spec.pipeline import Normalisation
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
 pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="'shared/golden' does not lie beside the repository")

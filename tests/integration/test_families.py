@@ -89,9 +89,10 @@ def test_served_views_are_those_of_the_graphs(families: Families, clips: Path, m
         answer = open_engine(bundle / "temporal.onnx", threads=1).run(feeds)
         views = answer["VIEW_LOGITS"]
         if contract.geometry.attention:
-            np.testing.assert_array_equal(found.attention, answer["ATTENTION"])
+            assert found.attention is not None
             assert found.frame_times is not None
-            assert found.attention.shape[1] == found.frame_times.shape[1]  # type: ignore[union-attr]
+            np.testing.assert_array_equal(found.attention, answer["ATTENTION"])
+            assert found.attention.shape[1] == found.frame_times.shape[1]
     np.testing.assert_array_equal(found.view_logits, views)
     np.testing.assert_array_equal(found.logits, average_views(views, contract.aggregation, contract.heads))
     assert found.report.units_encoded == len(units)

@@ -89,6 +89,7 @@ def test_same_bits_as_the_engine_called_directly(
 
     np.testing.assert_array_equal(found.view_logits, views)
     np.testing.assert_array_equal(found.logits, logits)
+    assert found.frame_times is not None
     np.testing.assert_array_equal(found.frame_times, prepared.frame_times)
     assert found.report.views == request.protocol.num_views
     assert found.report.units_encoded == len(units) <= found.report.units_wanted

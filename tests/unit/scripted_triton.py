@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from tubelet.spec.limits import Limits
-from tubelet.spec.manifest import Contract, Crop, Geometry, Head, Normalisation, Resize, Sampler
+from tubelet.spec.manifest import Contract, Geometry, Head
 from tubelet.spec.network import VivitNetwork
+from tubelet.spec.pipeline import Crop, Normalisation, Resize, Sampler
 from tubelet.spec.strict import canonical_json
 
 NAMES = ("left", "right", "up: the sky", "down")

@@ -6,8 +6,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tubelet.spec.manifest import Contract, Crop, FullVideo, Geometry, Head, Normalisation, Resize, Sampler
+from tubelet.spec.manifest import Contract, Geometry, Head
 from tubelet.spec.network import I3dNetwork, Network, VidtrNetwork, VivitNetwork, VtnNetwork
+from tubelet.spec.pipeline import Crop, FullVideo, Normalisation, Resize, Sampler
 
 sizes = st.integers(1, 64)
 finite = st.floats(allow_nan=False, allow_infinity=False)

@@ -14,6 +14,7 @@ from tubelet.checkpoints.load import sha256_file
 from tubelet.checkpoints.scenic import write_checkpoint
 from tubelet.engines import open_engine
 from tubelet.export.bundle import export_bundle, load_plan
+from tubelet.models.vivit import FactorisedEncoder
 from tubelet.spec.errors import ExportMismatchError, InvalidRequestError, RecipeError
 from tubelet.spec.manifest import Geometry, Manifest
 from tubelet.spec.recipe import Recipe
@@ -137,6 +138,7 @@ def test_over_budget_leaves_no_bundle_and_keeps_the_old_one(
 ) -> None:
     """Logits of size 1e6 cannot be equal to 2e-4 in float32: the export itself is right, the budget is not kept."""
     model = load_plan(Recipe.load(write_recipe(tmp_path)), CHECKPOINT)
+    assert isinstance(model, FactorisedEncoder)
     with torch.no_grad():
         model.head.weight *= 1e6
     write_checkpoint(tmp_path / "loud", model)

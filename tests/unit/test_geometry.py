@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tubelet.preprocess.geometry import crop_offsets, cut_units
-from tubelet.spec.manifest import Crop
+from tubelet.spec.pipeline import Crop
 
 KINDS = ("scenic", "pyslowfast", "gluonmm", "gluoncv_i3d")
 

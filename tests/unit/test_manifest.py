@@ -17,17 +17,13 @@ from tubelet.spec.manifest import (
     Build,
     Checkpoint,
     Contract,
-    Crop,
-    FullVideo,
     Geometry,
     Head,
     Manifest,
     Measurement,
-    Normalisation,
-    Resize,
-    Sampler,
 )
 from tubelet.spec.network import I3dNetwork, Network, VidtrNetwork, VivitNetwork, VtnNetwork
+from tubelet.spec.pipeline import Crop, FullVideo, Normalisation, Resize, Sampler
 from tubelet.spec.strict import decode, digest, encode
 
 measurements = st.builds(

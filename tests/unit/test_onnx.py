@@ -17,7 +17,8 @@ from tubelet.export.onnx import OPSET, export_graphs, graph_file
 from tubelet.models.network import TwoStageVideoNetwork
 from tubelet.preprocess.geometry import cut_units
 from tubelet.preprocess.normalise import normalise
-from tubelet.spec.manifest import Contract, Manifest, Normalisation
+from tubelet.spec.manifest import Contract, Manifest
+from tubelet.spec.pipeline import Normalisation
 from tubelet.spec.recipe import Recipe
 from tubelet.spec.strict import decode
 from tubelet.spec.tensors import GRAPH_STEPS, step_tensors
@@ -76,7 +77,7 @@ def test_temporal_graph_finds_each_views_features(
 ) -> None:
     rng = np.random.default_rng(num_clips)
     num_units = contract.units_per_clip + num_clips
-    features = rng.standard_normal((num_units * num_crops, contract.geometry.feature_dim)).astype(np.float32)
+    features = rng.standard_normal((num_units * num_crops, model.feature_dim)).astype(np.float32)
     clip_units = rng.integers(0, num_units, size=(num_clips, contract.units_per_clip), dtype=np.int32)
     crops = np.zeros((num_crops, 2), np.int32)
     feeds = {"FEATURES": features, "CLIP_UNITS": clip_units, "CROPS": crops}

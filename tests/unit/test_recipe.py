@@ -9,8 +9,8 @@ from strategies import networks
 from tiny import RECIPE, recipe_data
 
 from tubelet.spec.errors import RecipeError
-from tubelet.spec.manifest import FullVideo
 from tubelet.spec.network import Network
+from tubelet.spec.pipeline import FullVideo
 from tubelet.spec.protocol import Protocol
 from tubelet.spec.recipe import Recipe
 from tubelet.spec.strict import decode, encode

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from tubelet.spec.errors import InvalidRequestError, LimitError
 from tubelet.spec.limits import Limits
-from tubelet.spec.manifest import Contract, FullVideo
+from tubelet.spec.manifest import Contract
+from tubelet.spec.pipeline import FullVideo
 from tubelet.spec.protocol import Protocol
 from tubelet.spec.request import PARAMETERS, Request
 from tubelet.spec.strict import decode

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tubelet.preprocess.resize import resize_frame, resized_size
-from tubelet.spec.manifest import Resize
+from tubelet.spec.pipeline import Resize
 
 Pixels = NDArray[np.uint8]
 KINDS = ("scenic", "pyslowfast", "gluonmm")

@@ -37,6 +37,7 @@ def test_every_field_comes_from_its_tensor() -> None:
     assert found.model == "demo"
     assert [label.name for label in found.labels] == ["up: the sky", "down"]
     assert found.view_logits.shape == (1, 4)
+    assert found.frame_times is not None
     assert found.frame_times.shape == (1, 8)
     assert found.report.units_encoded == 3
     assert found.report.milliseconds["encoder"] == 4.0

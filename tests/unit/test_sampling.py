@@ -17,7 +17,8 @@ from tubelet.preprocess.pyslowfast import clip_bounds, decoded_spans, full_video
 from tubelet.preprocess.samplers import gluoncv_i3d_clips, gluonmm_clips, scenic_clips, tsn_clips
 from tubelet.preprocess.sampling import plan_units, resample, sample_clips
 from tubelet.preprocess.timeline import VideoClock, constant_clock
-from tubelet.spec.manifest import Contract, Sampler
+from tubelet.spec.manifest import Contract
+from tubelet.spec.pipeline import Sampler
 from tubelet.spec.protocol import Protocol
 
 frame_counts = st.integers(1, 20_000)

@@ -92,14 +92,13 @@ def small_vivit(kind: str, *, seed: int = 0) -> JointVivit | FactorisedEncoder:
 def network_of(kind: str) -> VivitNetwork:
     """What a recipe would say of it."""
     variant, sizes = VIVITS[kind]
+    embedding = None if isinstance(sizes, FactorisedEncoderSizes) else sizes.embedding
     return VivitNetwork(
         family="vivit",
         variant=variant,
         classifier=sizes.classifier,
         attention_order=getattr(sizes, "attention_order", None),
-        sampled_frames=sizes.embedding.frames
-        if isinstance(getattr(sizes, "embedding", None), UniformFrameSizes)
-        else None,
+        sampled_frames=embedding.frames if isinstance(embedding, UniformFrameSizes) else None,
         num_heads=None,
     )
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tubelet.models.network import TwoStageVideoNetwork, VideoNetwork
-from tubelet.spec.manifest import Contract, Normalisation
+from tubelet.spec.manifest import Contract
+from tubelet.spec.pipeline import Normalisation
 
 __all__ = ["AttendViews", "AverageUnits", "AverageViews", "ClassifyViews", "EncodeUnits", "MakeUnits"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tubelet.spec.manifest import Crop
+from tubelet.spec.pipeline import Crop
 
 __all__ = ["crop_offsets", "cut_units"]
 

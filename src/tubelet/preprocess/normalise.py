@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tubelet.spec.manifest import Normalisation
+from tubelet.spec.pipeline import Normalisation
 
 __all__ = ["normalise"]
 

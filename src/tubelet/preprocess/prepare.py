@@ -19,7 +19,8 @@ from tubelet.preprocess.timeline import VideoClock, constant_clock
 from tubelet.preprocess.views import ViewPlan, plan_views
 from tubelet.spec.errors import InvalidRequestError, InvalidVideoError
 from tubelet.spec.limits import Limits
-from tubelet.spec.manifest import Contract, Resize
+from tubelet.spec.manifest import Contract
+from tubelet.spec.pipeline import Resize
 from tubelet.spec.request import Request
 
 __all__ = ["Prepared", "prepare_frames", "prepare_video"]

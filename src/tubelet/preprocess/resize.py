@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tubelet.spec.manifest import Resize
+from tubelet.spec.pipeline import Resize
 
 __all__ = ["resize_frame", "resized_size"]
 

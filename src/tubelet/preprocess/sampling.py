@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from tubelet.preprocess.pyslowfast import full_video_clip, multi_view_clips
 from tubelet.preprocess.samplers import gluoncv_i3d_clips, gluonmm_clips, scenic_clips, tsn_clips
 from tubelet.preprocess.timeline import VideoClock
-from tubelet.spec.manifest import Contract, FullVideo, Sampler
+from tubelet.spec.manifest import Contract
+from tubelet.spec.pipeline import FullVideo, Sampler
 from tubelet.spec.protocol import Protocol
 
 __all__ = ["Clips", "UnitPlan", "plan_units", "resample", "sample_clips"]

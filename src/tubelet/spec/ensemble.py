@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tubelet.spec.bounds import check_model_name
 from tubelet.spec.manifest import Contract, Head
 from tubelet.spec.strict import decode, digest
 
@@ -27,8 +28,7 @@ class EnsembleContract:
     aggregation: Literal["mean_probabilities"]
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier():
-            raise ValueError(f"a model's name is letters, digits and '_', got {self.name!r}")
+        check_model_name(self.name)
         if len({member.name for member in self.members}) < max(2, len(self.members)):
             raise ValueError("an ensemble has two or more different members")
         classes = {

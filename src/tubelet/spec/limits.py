@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from math import inf
 
 from tubelet.spec.errors import InvalidRequestError
 
 __all__ = ["Limits"]
+
+MOST = 2**31 - 1
+"""Triton keeps several of them in so many bits."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,9 +39,9 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < inf:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MOST:
                 raise InvalidRequestError(
-                    "bad_parameter", f"limit {field.name} must be a positive number, got {value!r}"
+                    "bad_parameter", f"limit {field.name} must be a positive number up to {MOST}, got {value!r}"
                 )
 
     def override(self, assignments: Iterable[str]) -> Limits:

@@ -13,8 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tubelet.spec.bounds import (
+    MOST_CLIP_FRAMES,
+    MOST_LARGEST_BATCH,
+    MOST_NUMBERS,
+    check_head_name,
+    check_model_name,
+    within,
+)
 from tubelet.spec.errors import ContractError
 from tubelet.spec.network import Network
+from tubelet.spec.pipeline import Crop, FullVideo, Normalisation, Resize, Sampler
 from tubelet.spec.protocol import Protocol
 from tubelet.spec.strict import decode, digest, encode
 
@@ -26,13 +35,10 @@ __all__ = [
     "Checkpoint",
     "CheckpointFormat",
     "Contract",
-    "Crop",
-    "FullVideo",
     "Geometry",
     "Head",
     "Manifest",
     "Measurement",
-    "Normalisation",
     "Resize",
     "Sampler",
 ]
@@ -45,97 +51,6 @@ order of classes is the same), or after it (``mean_probabilities`` of VidTr and 
 
 CheckpointFormat = Literal["scenic", "huggingface", "slowfast", "gluonmm", "gluoncv", "tubelet"]
 """Who wrote a checkpoint file; ``tubelet``: our own safetensors."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sampler:
-    """Which frames of a video make a clip. ``kind`` names the pipeline that is reproduced."""
-
-    kind: Literal["scenic", "pyslowfast", "gluonmm", "gluoncv_i3d"]
-    num_frames: int
-    """T, frames of a clip."""
-    stride: int
-    """Source frames from one frame of a clip to the next."""
-    target_fps: float | None
-    """Frame rate to which ``stride`` refers; None: the video's own. ``scenic``, ``gluonmm`` and ``gluoncv_i3d`` count
-    in a video brought to this rate; ``pyslowfast`` stretches its clips by the video's rate over this one."""
-    short_video: Literal["wrap", "repeat_last"]
-    """What a video with too few frames does: ``wrap`` starts again from its first frame."""
-
-    def __post_init__(self) -> None:
-        _positive(num_frames=self.num_frames, stride=self.stride)
-        if self.target_fps is not None:
-            _positive(target_fps=self.target_fps)
-        if (self.kind == "scenic") != (self.short_video == "wrap"):
-            raise ValueError("short_video is wrap for the scenic sampler, and repeat_last for all others")
-        if self.kind == "pyslowfast" and self.target_fps is None:
-            raise ValueError("the pyslowfast sampler needs target_fps")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FullVideo:
-    """The protocol ``full``: one clip over the whole video."""
-
-    num_frames: int
-    """Frames of the clip, evenly spaced (VTN: 250)."""
-    span_s: float | None
-    """Seconds from the start that are looked at (VTN's code: 10); None: to the end of the video, as in its paper."""
-
-    def __post_init__(self) -> None:
-        _positive(num_frames=self.num_frames)
-        if self.span_s is not None:
-            _positive(span_s=self.span_s)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Resize:
-    """How a decoded frame is brought to its short side."""
-
-    kind: Literal["scenic", "pyslowfast", "gluonmm"]
-    short_side_px: int
-    """For protocols of one crop."""
-    short_side_three_crops_px: int
-    """For protocols of three crops; scenic has one number for both."""
-    kernel: Literal["bilinear"]
-    antialias: bool
-    on: Literal["uint8_truncated", "uint8_rounded"]
-    """What comes out: bytes, cut off (``scenic``) or rounded."""
-
-    def __post_init__(self) -> None:
-        _positive(short_side_px=self.short_side_px, short_side_three_crops_px=self.short_side_three_crops_px)
-        if self.antialias:
-            raise ValueError("antialias must be false: none of the papers' pipelines has it")
-        if (self.kind == "scenic") != (self.on == "uint8_truncated"):
-            raise ValueError("on is uint8_truncated for the scenic resize, and uint8_rounded for all others")
-
-    def short_side(self, num_crops: int) -> int:
-        """Short side in pixels for a protocol of that many crops."""
-        return self.short_side_px if num_crops == 1 else self.short_side_three_crops_px
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Crop:
-    """The square windows that are cut from a resized frame."""
-
-    kind: Literal["scenic", "pyslowfast", "gluonmm", "gluoncv_i3d"]
-    size_px: int
-    """S, side of the window."""
-
-    def __post_init__(self) -> None:
-        _positive(size_px=self.size_px)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Normalisation:
-    """``y = (x * scale - mean) / std`` on bytes x, per channel R, G, B, in float32."""
-
-    scale: float
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def __post_init__(self) -> None:
-        if self.scale <= 0 or min(self.std) <= 0:
-            raise ValueError("scale and std must be positive")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,9 +69,9 @@ class Geometry:
     """Whether the temporal stage takes clips of any number of units, not only of the sampler's."""
 
     def __post_init__(self) -> None:
-        _positive(unit_frames=self.unit_frames)
+        within(MOST_CLIP_FRAMES, unit_frames=self.unit_frames)
         if self.feature_dim is not None:
-            _positive(feature_dim=self.feature_dim)
+            within(MOST_NUMBERS, feature_dim=self.feature_dim)
         elif self.positions or self.attention or self.any_length:
             raise ValueError("a joint model (feature_dim none) has no temporal stage")
 
@@ -171,7 +86,8 @@ class Head:
     labels_sha256: str
 
     def __post_init__(self) -> None:
-        _positive(num_classes=self.num_classes)
+        check_head_name(self.name)
+        within(MOST_NUMBERS, num_classes=self.num_classes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,8 +113,7 @@ class Contract:
     None: each head answers for itself."""
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier():
-            raise ValueError(f"a model's name is letters, digits and '_', got {self.name!r}")
+        check_model_name(self.name)
         if not self.heads:
             raise ValueError("a model has at least one head")
         if self.product is not None and (len(self.heads) < 2 or any(h.activation != "softmax" for h in self.heads)):
@@ -243,6 +158,12 @@ class Contract:
     def units_per_clip(self) -> int:
         """n, units that make one clip of the sampler; ``full`` has its own number."""
         return self.sampler.num_frames // self.geometry.unit_frames
+
+    @property
+    def most_units_per_clip(self) -> int:
+        """Units of the longest clip that a protocol asks for: `units_per_clip`, or those of ``full``."""
+        full = 0 if self.full_video is None else self.full_video.num_frames // self.geometry.unit_frames
+        return max(self.units_per_clip, full)
 
     @property
     def unit_shape(self) -> tuple[int, int, int, int]:
@@ -302,6 +223,9 @@ class Build:
     budget: Budget
     measured: tuple[Measurement, ...]
 
+    def __post_init__(self) -> None:
+        within(MOST_LARGEST_BATCH, largest_batch=self.largest_batch)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
@@ -343,9 +267,3 @@ class Manifest:
         """Writes the manifest into a bundle's folder."""
         text = json.dumps(encode(self), indent=2, ensure_ascii=False, allow_nan=False)
         (bundle / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
-
-
-def _positive(**values: float) -> None:
-    for name, value in values.items():
-        if value <= 0:
-            raise ValueError(f"{name} must be positive, got {value}")

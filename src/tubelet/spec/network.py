@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tubelet.spec.bounds import MOST_NUMBERS, MOST_WINDOW, within
+
 __all__ = ["I3dNetwork", "Network", "VidtrNetwork", "VivitNetwork", "VtnNetwork"]
 
 
@@ -66,8 +68,10 @@ class VtnNetwork:
         _positive_or_none(backbone_heads=self.backbone_heads, temporal_heads=self.temporal_heads)
         if (self.variant == "resnet") != (self.backbone_heads is None):
             raise ValueError("backbone_heads is none for resnet, and a number for all others")
-        if not self.attention_window or any(window < 2 or window % 2 for window in self.attention_window):
-            raise ValueError(f"attention_window is an even number for each layer, got {self.attention_window}")
+        if not self.attention_window or any(w % 2 or not 2 <= w <= MOST_WINDOW for w in self.attention_window):
+            raise ValueError(
+                f"attention_window is an even number up to {MOST_WINDOW} for each layer, got {self.attention_window}"
+            )
         if (self.positions == "sinusoidal") != (self.max_positions is not None):
             raise ValueError("max_positions is a number for sinusoidal positions, and none for all others")
         if self.max_positions is not None and self.max_positions < 3:
@@ -111,6 +115,4 @@ Network = VivitNetwork | VtnNetwork | VidtrNetwork | I3dNetwork
 
 
 def _positive_or_none(**values: int | None) -> None:
-    for name, value in values.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be positive, got {value}")
+    within(MOST_NUMBERS, **{name: value for name, value in values.items() if value is not None})

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tubelet.spec.bounds import MOST_LARGEST_BATCH, within
 from tubelet.spec.errors import RecipeError
-from tubelet.spec.manifest import Aggregation, CheckpointFormat, Crop, FullVideo, Normalisation, Resize, Sampler
+from tubelet.spec.manifest import Aggregation, CheckpointFormat
 from tubelet.spec.network import Network
+from tubelet.spec.pipeline import Crop, FullVideo, Normalisation, Resize, Sampler
 from tubelet.spec.strict import decode
 
 __all__ = ["CheckpointSource", "HeadRecipe", "Published", "Recipe"]
@@ -86,8 +88,7 @@ class Recipe:
     published: Published
 
     def __post_init__(self) -> None:
-        if self.largest_batch < 1:
-            raise ValueError(f"largest_batch must be positive, got {self.largest_batch}")
+        within(MOST_LARGEST_BATCH, largest_batch=self.largest_batch)
 
     @classmethod
     def load(cls, path: Path) -> Recipe:

@@ -121,13 +121,23 @@ def _decode_tuple(args: tuple[Any, ...], value: object, where: str) -> tuple[Any
 
 def _decode_scalar(hint: Any, value: object, where: str) -> Any:
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(value):
+        try:
+            number = float(value)
+        except OverflowError:  # an int may be larger than any float
+            number = math.inf
+        if not math.isfinite(number):
             raise _unfit(where, "a finite number", value)
-        return float(value)
+        return number
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise _unfit(where, f"a value of type {hint.__name__}", value)
     return value
 
 
 def _unfit(where: str, expected: str, value: object) -> RecipeError:
-    return RecipeError("bad_recipe", f"{where} must be {expected}, got {value!r}")
+    return RecipeError("bad_recipe", f"{where} must be {expected}, got {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    """What came, short enough for a message."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

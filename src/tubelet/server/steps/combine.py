@@ -32,11 +32,12 @@ class TritonPythonModel(SingleStep):
         logits = average_views(answers, self.contract.aggregation, heads)
         shares = probabilities(logits, heads)
         reports = [json.loads(inputs[f"REPORT_{i}"][0]) for i in members]
+        report = self._report(reports) | {"top": best_labels(shares, self.labels)}
         return {
             "LOGITS": logits,
             "PROBABILITIES": shares,
             "VIEW_LOGITS": np.concatenate([inputs[f"VIEW_LOGITS_{i}"] for i in members]),
-            "REPORT": text_tensor(json.dumps(self._report(reports) | {"top": best_labels(shares, self.labels)})),
+            "REPORT": text_tensor(json.dumps(report, ensure_ascii=False)),
         }
 
     def _report(self, reports: list[dict[str, Any]]) -> dict[str, Any]:

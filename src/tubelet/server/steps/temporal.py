@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tubelet.engines import Engine
 from tubelet.server.steps.base import Arrays, SingleStep
-from tubelet.spec.errors import InvalidRequestError
+from tubelet.spec.errors import InvalidRequestError, LimitError
 
 __all__ = ["TritonPythonModel"]
 
@@ -31,6 +31,8 @@ class TritonPythonModel(SingleStep):
     def run(self, inputs: Arrays, parameters: Mapping[str, object]) -> Arrays:
         clip_units, num_crops = inputs["CLIP_UNITS"], len(inputs["CROPS"])
         self.check_views(len(clip_units) * num_crops)
+        if clip_units.shape[1] > (most := self.contract.most_units_per_clip):
+            raise LimitError("too_many_views", f"clips of {clip_units.shape[1]} units came, the model's have {most}")
         self.check_units(clip_units, num_units=len(inputs["FEATURES"]) // max(1, num_crops))
         positions = inputs.get("CLIP_POSITIONS", clip_units)
         if positions.shape != clip_units.shape or positions.min() < 0:
