@@ -35,7 +35,9 @@ def test_the_only_public_model_is_found_and_its_contract_read(triton: ScriptedTr
     step = model_config_pb2.ModelConfig(name="demo_sample", backend="python")
     step.parameters["contract"].string_value = "{}"
     other = model_config_pb2.ModelConfig(name="somebody_elses", platform="ensemble")
-    triton.models += [step, other, ensemble("demo_frames")]
+    frames = ensemble("demo")
+    frames.name = "demo_frames"
+    triton.models += [step, other, frames]
     with VideoClassifier(triton.url) as classifier:
         assert classifier.contract == contract()
         assert classifier.limits == Limits()
