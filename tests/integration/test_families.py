@@ -15,7 +15,7 @@ from tubelet.engines import open_engine
 from tubelet.export.repository import write_repository
 from tubelet.preprocess.geometry import cut_units
 from tubelet.preprocess.prepare import prepare_video
-from tubelet.spec.errors import InvalidRequestError
+from tubelet.spec.errors import InvalidRequestError, InvalidVideoError
 from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Manifest
 from tubelet.spec.request import Request
@@ -116,6 +116,15 @@ def test_a_protocol_must_be_known_to_all_members(families: Families, clips: Path
         families.classify(TOGETHER, video, "full")
     assert caught.value.code == "bad_parameter"
     assert families.classify(TOGETHER, video, "4x3").report.views == 24
+
+
+def test_a_video_that_no_member_can_read_fails_alone(families: Families, clips: Path) -> None:
+    """Members that began side by side and failed together would end Triton 2.51, or leave its gRPC side standing."""
+    for _ in range(5):
+        with pytest.raises(InvalidVideoError) as caught:
+            families.classify(TOGETHER, b"this is no video")
+        assert caught.value.code == "not_a_video"
+    assert families.classify(TOGETHER, labelled(clips)[0][0]).report.views == 2
 
 
 def _heads(families: Families, model: str):

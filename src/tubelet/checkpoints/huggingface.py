@@ -69,6 +69,11 @@ def load(path: Path, network: VivitNetwork, *, num_frames: int, crop_px: int) ->
             "Hugging Face has ViViT as Model 1 with a class token only: network.variant must be spatio_temporal and "
             f"network.classifier token, got {network.variant} and {network.classifier}",
         )
+    if network.sampled_frames is not None:
+        raise RecipeError(
+            "bad_recipe",
+            f"Hugging Face's ViViT has tubelets only: network.sampled_frames must be none, got {network.sampled_frames}",
+        )
     if network.num_heads is None:
         raise RecipeError(
             "bad_recipe",

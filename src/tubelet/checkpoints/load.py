@@ -60,5 +60,6 @@ def sha256_file(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as exc:
-        raise RecipeError("bad_checkpoint", f"cannot read {path}: {exc.strerror}") from exc
+    except (OSError, ValueError) as exc:  # ValueError: a name with a null byte
+        reason = getattr(exc, "strerror", None) or exc
+        raise RecipeError("bad_checkpoint", f"cannot read {path}: {reason}") from exc

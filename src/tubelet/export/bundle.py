@@ -193,6 +193,8 @@ def read_labels(plan: Recipe, folder: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:
+    if path.exists() and not path.is_file():  # a pipe or a device could keep us reading for ever
+        raise RecipeError("bad_recipe", f"the labels {path} must be a file, not a folder, a pipe or a device")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as exc:

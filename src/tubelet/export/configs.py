@@ -50,7 +50,9 @@ def model_configs(manifest: Manifest, limits: Limits) -> dict[str, pb.ModelConfi
 def ensemble_configs(contract: EnsembleContract, limits: Limits) -> list[pb.ModelConfig]:
     """The configurations of models that answer together: the public name, and the step that makes one answer of theirs.
 
-    The members' own steps do the work, so their batches hold units of both ways in.
+    The members' own steps do the work, so their batches hold units of both ways in. One member answers after the
+    other: in Triton 2.51, steps of one request that fail at the same time end the server, or leave its gRPC side
+    standing still for ever (docs/adr/0013-models-that-answer-together.md).
     """
     combine_inputs, outputs = combine_tensors(contract)
     combine = _python_config(f"{contract.name}_combine", (combine_inputs, outputs))
@@ -61,9 +63,11 @@ def ensemble_configs(contract: EnsembleContract, limits: Limits) -> list[pb.Mode
         input=[_input(spec) for spec in step_tensors(contract.members[0])["ensemble"][0]],
         output=[_output(spec, labels=True) for spec in outputs],
     )
+    given = {"VIDEO": "VIDEO"}
     for i, member in enumerate(contract.members):
         answer = {spec.name: f"{spec.name}_{i}".lower() for spec in outputs if f"{spec.name}_{i}" in wanted}
-        _add_chain(public, member, "ensemble", answer=answer, prefix=f"{i}_")
+        _add_chain(public, member, given=given, answer=answer, prefix=f"{i}_")
+        given = {"VIDEO": "VIDEO", "AFTER": answer["REPORT"]}
     public.ensemble_scheduling.step.add(
         model_name=combine.name,
         model_version=-1,
@@ -133,15 +137,18 @@ def _chain_config(kind: Step, contract: Contract, limits: Limits) -> pb.ModelCon
         input=[_input(spec) for spec in inputs],
         output=[_output(spec, labels=True) for spec in outputs],
     )
-    _add_chain(config, contract, kind, answer={spec.name: spec.name for spec in outputs})
+    given, answer = ({spec.name: spec.name for spec in specs} for specs in (inputs, outputs))
+    _add_chain(config, contract, given=given, answer=answer)
     _add_parameters(config, contract, limits)
     return config
 
 
 def _add_chain(
-    config: pb.ModelConfig, contract: Contract, kind: Step, *, answer: Mapping[str, str], prefix: str = ""
+    config: pb.ModelConfig, contract: Contract, *, given: Mapping[str, str], answer: Mapping[str, str], prefix: str = ""
 ) -> None:
-    """Adds the steps of a model to an ensemble, where ``answer`` says what becomes of the tensors that they end with.
+    """Adds the steps of a model to an ensemble.
+
+    ``given`` says which tensors the first step takes, ``answer`` what becomes of those that the steps end with.
 
     Tensors between steps are called after the step that makes them, in lower case. Triton 2.51 drops an output of the
     ensemble that nobody asked for, even where a later step needs it, and then finds a deadlock: so no tensor is both,
@@ -150,10 +157,9 @@ def _add_chain(
     tensors = step_tensors(contract)
     chain = [step for step in tensors if step not in _CHAINS]
     last = {spec.name: step for step in chain for spec in tensors[step][1]}
-    # The first step takes what the ensemble takes; later ones take what an earlier one gave.
-    made = {spec.name: spec.name for spec in tensors[kind][0]}
+    made: dict[str, str] = {}
     for position, step in enumerate(chain):
-        inputs = tensors[step][0] if position else tensors[kind][0]
+        inputs = {spec.name: made[spec.source or spec.name] for spec in tensors[step][0]} if position else dict(given)
         taken = {spec.source or spec.name for later in chain[position + 1 :] for spec in tensors[later][0]}
         outputs = {
             name: f"{prefix}{step}_{name.lower()}" for name in (spec.name for spec in tensors[step][1]) if name in taken
@@ -162,7 +168,7 @@ def _add_chain(
         config.ensemble_scheduling.step.add(
             model_name=f"{contract.name}_{step}",
             model_version=-1,
-            input_map={spec.name: made[spec.source or spec.name] for spec in inputs},
+            input_map=inputs,
             output_map=outputs,
         )
         made |= outputs

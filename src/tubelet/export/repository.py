@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -58,10 +59,11 @@ def write_repository(
         raise InvalidRequestError("bad_parameter", f"target must be 'cpu', got {target!r}")
     manifests = [Manifest.load(bundle) for bundle in bundles]
     members = {m.contract.name: (bundle, m.contract) for bundle, m in zip(bundles, manifests, strict=True)}
-    names = [*(manifest.contract.name for manifest in manifests), *ensembles]
-    if len(set(names)) < len(names):
-        raise ContractError("contract_mismatch", f"a name can be served once, got {', '.join(names)}")
     together = [_ensemble(name, parts, members) for name, parts in ensembles.items()]
+    folders = [name for manifest in manifests for name in model_configs(manifest, limits)]
+    folders += [config.name for contract in together for config in ensemble_configs(contract, limits)]
+    if twice := sorted({name for name in folders if folders.count(name) > 1}):
+        raise ContractError("contract_mismatch", f"a name can be served once, got twice {', '.join(twice)}; rename one")
     out.mkdir(parents=True, exist_ok=True)
     for bundle, manifest in zip(bundles, manifests, strict=True):
         _write_model(bundle, manifest, out, limits)
@@ -79,6 +81,7 @@ def _served(contract: Contract, limits: Limits) -> ServedModel:
         name=contract.name,
         contract_digest=contract.digest,
         entries=(contract.name, f"{contract.name}_frames"),
+        works_as=(contract.name,),
         canary_protocol=min(contract.protocols, key=partial(_num_units, contract)),
         shm_bytes=_shm_bytes(contract),
         # A decoder gives no sign while it works, and may work this long; the rest is for the machine's other work.
@@ -92,6 +95,7 @@ def _served_together(contract: EnsembleContract, limits: Limits) -> ServedModel:
         name=contract.name,
         contract_digest=contract.digest,
         entries=(contract.name,),
+        works_as=(contract.name, *(member.name for member in members)),
         canary_protocol=min(contract.protocols, key=lambda p: sum(_num_units(m, p) for m in contract.members)),
         shm_bytes=max(member.shm_bytes for member in members),
         max_silence_s=sum(member.max_silence_s for member in members),
@@ -100,8 +104,8 @@ def _served_together(contract: EnsembleContract, limits: Limits) -> ServedModel:
 
 def _num_units(contract: Contract, name: str) -> int:
     """Units that a protocol asks of a long video, at most."""
-    if name == "full" and contract.full_video is not None:
-        return contract.full_video.num_frames // contract.geometry.unit_frames
+    if name == "full":
+        return contract.most_units_per_clip
     return Protocol.parse(name).num_views * contract.units_per_clip
 
 
@@ -201,9 +205,6 @@ def _shm_bytes(contract: Contract) -> int:
 
     Growing a region costs more than a second for large tensors, so it should not happen with every first request.
     """
-    t, side, _, channels = contract.unit_shape
-    view = contract.sampler.num_frames * side * side * channels
-    full = 0
-    if contract.full_video is not None and contract.default_protocol == "full":
-        full = contract.full_video.num_frames * t * side * side * channels
-    return max(4 * 1024 * 1024, 4 * view, full)
+    unit = math.prod(contract.unit_shape)
+    full = contract.most_units_per_clip * unit if contract.default_protocol == "full" else 0
+    return max(4 * 1024 * 1024, 4 * contract.units_per_clip * unit, full)

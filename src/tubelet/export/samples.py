@@ -23,8 +23,8 @@ __all__ = ["Sample", "generated_sample", "video_samples"]
 
 NUM_CROPS = 3
 NUM_CLIPS = 6
-"""Of a two-stage model: 18 views that share units, as in the papers' protocols. A joint model, whose units are whole
-clips, gets as many as fill its largest batch."""
+"""Of a two-stage model: 18 views that share units, as in the papers' protocols. Clips share fewer units, and there are
+more of them, where that is needed to fill the largest batch; a joint model's units are whole clips, two at least."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,10 +58,9 @@ def generated_sample(contract: Contract, *, num_frames: int, largest_batch: int,
         seed: of the pictures; the same seed gives the same bytes.
     """
     t = contract.geometry.unit_frames
-    num_clips = max(2, math.ceil(largest_batch / NUM_CROPS)) if contract.is_joint else NUM_CLIPS
     # A long clip is one view of the whole video, as in the protocol `full`.
-    num_clips, num_crops = (num_clips, NUM_CROPS) if num_frames <= contract.sampler.num_frames else (1, 1)
-    starts = np.arange(num_clips) * (1 if contract.is_joint else t)
+    num_crops = NUM_CROPS if num_frames <= contract.sampler.num_frames else 1
+    starts = np.zeros(1, dtype=np.int64) if num_crops == 1 else _clip_starts(contract, largest_batch)
     clips = starts[:, None] + np.arange(num_frames)
     plan = plan_units(clips, unit_frames=t)
     height = contract.resize.short_side(num_crops)
@@ -75,6 +74,16 @@ def generated_sample(contract: Contract, *, num_frames: int, largest_batch: int,
         # Positions that rise, differ from clip to clip, and go round the table of a long one.
         clip_positions=(3 * clips[:, ::t]).astype(np.int32),
     )
+
+
+def _clip_starts(contract: Contract, largest_batch: int) -> NDArray[np.int64]:
+    """First frames of clips whose distinct units, in all crops, fill the largest batch."""
+    n, wanted = contract.units_per_clip, math.ceil(largest_batch / NUM_CROPS)
+    num_clips = max(2 if contract.is_joint else NUM_CLIPS, math.ceil(wanted / n))
+    if contract.is_joint:
+        return np.arange(num_clips)
+    step = max(1, math.ceil((wanted - n) / (num_clips - 1)))  # units from one clip to the next, n at most
+    return np.arange(num_clips) * step * contract.geometry.unit_frames
 
 
 def video_samples(folder: Path, contract: Contract) -> Iterator[Sample | str]:

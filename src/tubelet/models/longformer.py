@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tubelet.models.window_attention import window_attention
+from tubelet.spec.bounds import MOST_WINDOW
 
 __all__ = ["Longformer", "LongformerSizes", "Positions", "sinusoids"]
 
@@ -43,6 +44,8 @@ class LongformerSizes:
     def __post_init__(self) -> None:
         if (self.positions == "none") != (self.max_positions is None):
             raise ValueError(f"max_positions is a number where there are positions, got {self.max_positions}")
+        if any(window > MOST_WINDOW for window in self.attention_window):
+            raise ValueError(f"attention_window must be at most {MOST_WINDOW}, got {self.attention_window}")
         if self.max_positions is not None and self.max_positions < 3:
             raise ValueError(f"max_positions must be at least 3, got {self.max_positions}")
 

@@ -208,7 +208,7 @@ def _judge(source: Source, reading: Reading, plan: ViewPlan, *, duration_s: floa
     if reading.num_repaired:
         warnings.append(f"damaged: {reading.num_repaired} frames were repaired by the decoder")
     if not plan.has_full_clip:
-        warnings.append(f"repeated: {plan.num_frames} frames are too few for a clip; frames were repeated")
+        warnings.append(f"repeated: too few frames for a clip, {plan.num_frames} in all; some were repeated")
     if source.num_video_streams > 1:
         warnings.append(f"streams: of {source.num_video_streams} video streams, number {source.stream.index} was taken")
     return warnings

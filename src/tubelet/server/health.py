@@ -55,13 +55,14 @@ class Probe:
             return "well"
         return "busy" if b"maximum queue size" in body or b"timeout expired" in body else "ill"
 
-    def progress(self, model: str) -> float | None:
+    def progress(self, model: ServedModel) -> float | None:
         """A number that grows while a model gets work done: requests answered, units encoded; None: no word of it."""
         try:
             _, body = self._request("GET", "/metrics", port=self.metrics_port, timeout_s=5.0)
         except OSError:
             return None
-        signs = (f'nv_inference_request_success{{model="{model}",', f'tubelet_units_encoded_total{{model="{model}"')
+        counters = ("nv_inference_request_success", "tubelet_units_encoded_total")
+        signs = tuple(f'{counter}{{model="{name}"' for counter in counters for name in model.works_as)
         lines = (line for line in body.decode().splitlines() if line.startswith(signs))
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
@@ -110,7 +111,7 @@ class Patient:
     def is_ill(self) -> bool:
         """Sends a canary; True when it fails, or is late while nothing else gets done either."""
         health = self.probe.canary(self.model, timeout_s=CANARY_TIMEOUT_S)
-        progress, now = self.probe.progress(self.model.name), time.monotonic()
+        progress, now = self.probe.progress(self.model), time.monotonic()
         if health == "well" or (progress is not None and progress != self.progress):
             self.progress, self.moved_at = progress or 0.0, now
         # A busy server still tells its metrics.

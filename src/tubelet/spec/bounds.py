@@ -10,6 +10,7 @@ import re
 
 __all__ = [
     "MOST_CLIP_FRAMES",
+    "MOST_FPS",
     "MOST_LARGEST_BATCH",
     "MOST_NUMBERS",
     "MOST_PX",
@@ -21,6 +22,8 @@ __all__ = [
 
 MOST_CLIP_FRAMES = 16_384
 """Frames of a clip. VTN takes any number, and was measured with 10,000 (docs/adr/0009-window-attention.md)."""
+MOST_FPS = 1000
+"""Frames per second to which a video is brought."""
 MOST_PX = 8192
 """Side of a resized frame or a crop."""
 MOST_LARGEST_BATCH = 1024

@@ -124,6 +124,8 @@ class Contract:
     def _check_protocols(self) -> None:
         for protocol in self.protocols:
             Protocol.parse(protocol)
+        if len(set(self.protocols)) < len(self.protocols):
+            raise ValueError(f"protocols name one twice: {', '.join(self.protocols)}")
         if self.default_protocol not in self.protocols:
             raise ValueError(f"default_protocol {self.default_protocol!r} is not among {self.protocols}")
         if ("full" in self.protocols) != (self.full_video is not None):

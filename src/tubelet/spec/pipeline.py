@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tubelet.spec.bounds import MOST_CLIP_FRAMES, MOST_NUMBERS, MOST_PX, within
+from tubelet.spec.bounds import MOST_CLIP_FRAMES, MOST_FPS, MOST_NUMBERS, MOST_PX, within
 
 __all__ = ["Crop", "FullVideo", "Normalisation", "Resize", "Sampler"]
 
@@ -32,7 +32,7 @@ class Sampler:
         within(MOST_CLIP_FRAMES, num_frames=self.num_frames)
         within(MOST_NUMBERS, stride=self.stride)
         if self.target_fps is not None:
-            within(MOST_NUMBERS, target_fps=self.target_fps)
+            within(MOST_FPS, target_fps=self.target_fps)
         if (self.kind == "scenic") != (self.short_video == "wrap"):
             raise ValueError("short_video is wrap for the scenic sampler, and repeat_last for all others")
         if self.kind == "pyslowfast" and self.target_fps is None:

@@ -23,6 +23,8 @@ class ServedModel:
     contract_digest: str
     entries: tuple[str, ...]
     """Triton's names that callers may use: the public one, and where there is one that for decoded frames."""
+    works_as: tuple[str, ...]
+    """Names under which its work is counted: its own, and those of its members where models answer together."""
     canary_protocol: str
     """The protocol that asks least of the model."""
     shm_bytes: int

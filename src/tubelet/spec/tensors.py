@@ -57,6 +57,8 @@ def step_tensors(contract: Contract) -> dict[Step, Signature]:
     video = TensorSpec("VIDEO", "BYTES", (1,))
     raw_frames = (TensorSpec("FRAMES", "UINT8", (-1, -1, -1, channels)), TensorSpec("FPS", "FP32", (1,)))
     frames = raw_frames[0]
+    # The report of the member before, where models answer together: nothing is read in it, it makes this one wait.
+    after = TensorSpec("AFTER", "BYTES", (1,))
     unit_frames = TensorSpec("UNIT_FRAMES", "INT32", (-1, t))
     n = -1 if any_length else contract.units_per_clip
     clip_units = TensorSpec("CLIP_UNITS", "INT32", (-1, n))
@@ -81,7 +83,7 @@ def step_tensors(contract: Contract) -> dict[Step, Signature]:
         "ensemble": ((video,), answer),
         "frames_ensemble": (raw_frames, answer),
         "sample": (
-            tuple(replace(spec, optional=True) for spec in (video, *raw_frames)),
+            tuple(replace(spec, optional=True) for spec in (video, *raw_frames, after)),
             (frames, unit_frames, clip_units, *positions, crops, frame_times, sample_report, deadline),
         ),
         "units": ((frames, unit_frames, crops, deadline), unit_rows),

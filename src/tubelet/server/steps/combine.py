@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,11 @@ class TritonPythonModel(SingleStep):
                 f"{name}: {text}" for name, report in zip(names, reports, strict=True) for text in report["warnings"]
             ],
             **{count: sum(report[count] for report in reports) for count in counts},
-            # Members work side by side: the slowest one is what the caller waited for.
-            "milliseconds": max((report["milliseconds"] for report in reports), key=lambda times: times["total"]),
+            "milliseconds": self._milliseconds([report["milliseconds"] for report in reports]),
             "members": dict(zip(names, reports, strict=True)),
         }
+
+    @staticmethod
+    def _milliseconds(times: list[dict[str, float]]) -> dict[str, float]:
+        """One member answers after the other, so the caller waited for the sum."""
+        return {step: sum(each.get(step, 0.0) for each in times) for step in dict.fromkeys(chain(*times))}
