@@ -1,5 +1,6 @@
 """The repository in git is what `tubelet repository` writes for the demo models."""
 
+import itertools
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,13 @@ def test_configurations_parse_and_fit_together(configs: dict[str, pb.ModelConfig
     assert given == taken, "Triton refuses a tensor that nobody takes"
 
 
+@pytest.mark.parametrize("public", [*MODELS, *TOGETHER, "motion_frames"])
+def test_steps_of_a_request_run_one_after_the_other(configs: dict[str, pb.ModelConfig], public: str) -> None:
+    steps = configs[public].ensemble_scheduling.step
+    for before, step in itertools.pairwise(steps):
+        assert set(before.output_map.values()) & set(step.input_map.values()), "two that fail at once end Triton 2.51"
+
+
 def test_configurations_say_whose_they_are(configs: dict[str, pb.ModelConfig], motion_bundle: Path) -> None:
     contract = Manifest.load(motion_bundle).contract
     steps = [name for name in step_tensors(contract) if "ensemble" not in name]
@@ -94,6 +102,8 @@ def test_configurations_say_whose_they_are(configs: dict[str, pb.ModelConfig], m
         ({"both": ["motion", "motion"]}, ContractError, "two or more different members"),
         ({"motion": ["motion", "motion_vtn"]}, ContractError, "a name can be served once"),
         ({"not a name": ["motion", "motion_vtn"]}, ContractError, "letters, digits and '_'"),
+        ({"motion_frames": ["motion", "motion_vtn"]}, ContractError, "must not end with '_frames'"),
+        ({"motion_sample": ["motion", "motion_vtn"]}, ContractError, "got twice motion_sample; rename one"),
     ],
 )
 def test_models_that_cannot_answer_together_are_refused(

@@ -13,6 +13,7 @@ from tubelet.spec.pipeline import Crop, FullVideo, Normalisation, Resize, Sample
 sizes = st.integers(1, 64)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 positive = st.floats(1e-6, 1e6)
+rates = st.floats(1e-6, 1e3)
 channels = st.tuples(positive, positive, positive)
 names = st.from_regex(r"[a-z_][a-z0-9_]{0,9}", fullmatch=True)
 
@@ -94,7 +95,7 @@ def samplers(draw: st.DrawFn, num_frames: int) -> Sampler:
         kind=kind,
         num_frames=num_frames,
         stride=draw(sizes),
-        target_fps=draw(positive if kind == "pyslowfast" else st.none() | positive),
+        target_fps=draw(rates if kind == "pyslowfast" else st.none() | rates),
         short_video="wrap" if kind == "scenic" else "repeat_last",
     )
 

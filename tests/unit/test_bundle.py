@@ -133,6 +133,24 @@ def test_labels_that_do_not_fit_are_refused(tmp_path: Path, data: bytes, message
 
 
 @pytest.mark.parametrize("there_is_one", [False, True], ids=["nothing there", "a bundle there"])
+@pytest.mark.parametrize("labels", ["/dev/zero", "/dev"])
+def test_labels_are_read_from_files_only(tmp_path: Path, labels: str) -> None:
+    recipe = write_recipe(tmp_path, RECIPE.replace("labels.txt", labels))
+    with pytest.raises(RecipeError, match="must be a file, not a folder, a pipe or a device"):
+        export_bundle(recipe, checkpoint=None, out=tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("name", ["../../up", "a/b", ".hidden", "", "a\\nb", "x" * 65])
+def test_a_heads_name_stays_in_the_bundle(tmp_path: Path, name: str) -> None:
+    recipe = write_recipe(tmp_path, TWO_HEADS.replace("vertical", name).replace(f"{name}.txt", "vertical.txt"))
+    (tmp_path / "vertical.txt").write_text("up\ndown\nstill\n")
+    (tmp_path / "other.txt").write_text("bright\ndark\n")
+    before = set(tmp_path.iterdir())
+    with pytest.raises(RecipeError, match="a head's name is letters"):
+        export_bundle(recipe, checkpoint=None, out=tmp_path / "bundle")
+    assert set(tmp_path.iterdir()) == before
+
+
 def test_over_budget_leaves_no_bundle_and_keeps_the_old_one(
     tmp_path: Path, tiny_bundle: Path, there_is_one: bool
 ) -> None:

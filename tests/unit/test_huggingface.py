@@ -172,6 +172,7 @@ def test_clips_of_another_size_are_refused(tmp_path: Path, num_frames: int, crop
         (replace(NETWORK, num_heads=None), "network.num_heads must be a number"),
         (replace(NETWORK, classifier="gap"), "network.classifier token, got spatio_temporal and gap"),
         (network_of("model 2"), "network.variant must be spatio_temporal"),
+        (replace(NETWORK, sampled_frames=2), "network.sampled_frames must be none, got 2"),
     ],
 )
 def test_networks_that_transformers_does_not_have_are_refused(tmp_path: Path, network: Any, message: str) -> None:

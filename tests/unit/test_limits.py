@@ -52,6 +52,8 @@ def test_seconds_may_have_a_fraction_and_counts_may_not() -> None:
         ("max_duration_s=-1", "must be a positive number"),
         ("max_duration_s=nan", "must be a positive number"),
         ("max_duration_s=inf", "must be a positive number"),
+        ("max_units=3000000000", "must be a positive number up to 2147483647"),
+        ("default_deadline_s=1e300", "must be a positive number up to 2147483647"),
     ],
 )
 def test_unfit_assignments_are_named(assignment: str, message: str) -> None:

@@ -16,7 +16,7 @@ def test_a_format_that_has_no_such_network_is_named() -> None:
     assert caught.value.code == "bad_recipe"
 
 
-@pytest.mark.parametrize("path", ["/dev/zero", "/proc", "nothing"])
+@pytest.mark.parametrize("path", ["/dev/zero", "/proc", "nothing", "no\0thing"])
 def test_what_is_no_file_is_not_read(path: str) -> None:
     with pytest.raises(RecipeError, match=r"must be a file|cannot read") as caught:
         sha256_file(Path(path))

@@ -199,7 +199,12 @@ def test_positions_count_only_where_there_are_some() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value", "match"),
-    [("max_positions", 2, "at least 3"), ("max_positions", None, "a number"), ("positions", "none", "a number")],
+    [
+        ("max_positions", 2, "at least 3"),
+        ("max_positions", None, "a number"),
+        ("positions", "none", "a number"),
+        ("attention_window", (4, 10**6), "at most 1024"),
+    ],
 )
 def test_sizes_that_fit_nothing_are_refused(field: str, value: object, match: str) -> None:
     with pytest.raises(ValueError, match=match):

@@ -324,6 +324,31 @@ def test_sizes_must_be_positive(manifest: Manifest, part: str, name: str) -> Non
         dataclasses.replace(getattr(manifest.contract, part), **{name: 0})
 
 
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        ("sampler", "num_frames"),
+        ("sampler", "stride"),
+        ("sampler", "target_fps"),
+        ("full_video", "num_frames"),
+        ("full_video", "span_s"),
+        ("resize", "short_side_px"),
+        ("resize", "short_side_three_crops_px"),
+        ("crop", "size_px"),
+        ("geometry", "unit_frames"),
+        ("geometry", "feature_dim"),
+    ],
+)
+def test_sizes_have_an_end(manifest: Manifest, part: str, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at most"):
+        dataclasses.replace(getattr(manifest.contract, part), **{name: 10**7})
+
+
+def test_a_batch_has_an_end(manifest: Manifest) -> None:
+    with pytest.raises(ValueError, match="largest_batch must be at most 1024"):
+        dataclasses.replace(manifest.build, largest_batch=1025)
+
+
 def test_normalisation_must_not_divide_by_zero() -> None:
     with pytest.raises(ValueError, match="positive"):
         Normalisation(scale=1.0, mean=(0.0, 0.0, 0.0), std=(1.0, 0.0, 1.0))
@@ -339,6 +364,7 @@ def test_derived_sizes(manifest: Manifest) -> None:
     assert contract.num_classes == 397
     assert contract.num_products == 29100
     assert contract.units_per_clip == 16
+    assert contract.most_units_per_clip == 125
     assert contract.unit_shape == (2, 224, 224, 3)
     assert not contract.is_joint
     assert (contract.resize.short_side(1), contract.resize.short_side(3)) == (256, 240)

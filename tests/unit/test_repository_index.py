@@ -13,6 +13,7 @@ def test_round_trip(tmp_path: Path) -> None:
         name="motion",
         contract_digest="sha256:0",
         entries=("motion", "motion_frames"),
+        works_as=("motion",),
         canary_protocol="1x1",
         shm_bytes=4096,
         max_silence_s=70.0,

@@ -134,6 +134,7 @@ def test_missing_keys_are_refused(tree: Tree, key: str) -> None:
         ({"ratio": True}, r"tree\.ratio must be"),
         ({"ratio": math.nan}, r"tree\.ratio must be a finite number"),
         ({"ratio": math.inf}, r"tree\.ratio must be a finite number"),
+        ({"ratio": 10**400}, r"tree\.ratio must be a finite number, got 10{76}\.\.\.$"),
         ({"deep": 1}, r"tree\.deep must be a value of type bool"),
         ({"limit": "much"}, r"tree\.limit must be"),
         ({"note": 1}, r"tree\.note must be a value of type str"),

@@ -72,7 +72,8 @@ def load(path: Path, network: VivitNetwork, *, num_frames: int, crop_px: int) ->
     if network.sampled_frames is not None:
         raise RecipeError(
             "bad_recipe",
-            f"Hugging Face's ViViT has tubelets only: network.sampled_frames must be none, got {network.sampled_frames}",
+            "Hugging Face has ViViT with tubelets only: network.sampled_frames must be none, got "
+            f"{network.sampled_frames}",
         )
     if network.num_heads is None:
         raise RecipeError(
