@@ -132,7 +132,6 @@ def test_labels_that_do_not_fit_are_refused(tmp_path: Path, data: bytes, message
     assert caught.value.code == "bad_recipe"
 
 
-@pytest.mark.parametrize("there_is_one", [False, True], ids=["nothing there", "a bundle there"])
 @pytest.mark.parametrize("labels", ["/dev/zero", "/dev"])
 def test_labels_are_read_from_files_only(tmp_path: Path, labels: str) -> None:
     recipe = write_recipe(tmp_path, RECIPE.replace("labels.txt", labels))
@@ -142,7 +141,7 @@ def test_labels_are_read_from_files_only(tmp_path: Path, labels: str) -> None:
 
 @pytest.mark.parametrize("name", ["../../up", "a/b", ".hidden", "", "a\\nb", "x" * 65])
 def test_a_heads_name_stays_in_the_bundle(tmp_path: Path, name: str) -> None:
-    recipe = write_recipe(tmp_path, TWO_HEADS.replace("vertical", name).replace(f"{name}.txt", "vertical.txt"))
+    recipe = write_recipe(tmp_path, TWO_HEADS.replace('name = "vertical"', f'name = "{name}"'))
     (tmp_path / "vertical.txt").write_text("up\ndown\nstill\n")
     (tmp_path / "other.txt").write_text("bright\ndark\n")
     before = set(tmp_path.iterdir())
@@ -151,6 +150,7 @@ def test_a_heads_name_stays_in_the_bundle(tmp_path: Path, name: str) -> None:
     assert set(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("there_is_one", [False, True], ids=["nothing there", "a bundle there"])
 def test_over_budget_leaves_no_bundle_and_keeps_the_old_one(
     tmp_path: Path, tiny_bundle: Path, there_is_one: bool
 ) -> None:

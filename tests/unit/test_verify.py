@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,15 @@ def test_generated_views_are_different_pictures(contract: Contract) -> None:
     flat = views.reshape(len(views), -1)
     distances = np.abs(flat[:, None] - flat[None]).mean(axis=2)
     assert distances[~np.eye(len(flat), dtype=bool)].min() > 5
+
+
+@pytest.mark.parametrize("largest_batch", [1, 8, 25, 60, 200, 1024])
+def test_generated_units_fill_the_largest_batch(
+    largest_batch: int, contract: Contract, make_vtn_contract: Callable[..., Contract]
+) -> None:
+    for each in (contract, make_vtn_contract()):
+        sample = generated_sample(each, num_frames=each.sampler.num_frames, largest_batch=largest_batch, seed=1)
+        assert len(sample.unit_frames) * len(sample.crops) >= largest_batch
 
 
 def test_generated_clips_depend_on_the_seed_only(contract: Contract) -> None:
