@@ -20,6 +20,7 @@ from tubelet.clients.wire import (
     request_parameters,
     translated_errors,
 )
+from tubelet.spec.bounds import WAYS_IN
 from tubelet.spec.ensemble import EnsembleContract, decode_contract
 from tubelet.spec.errors import ContractError, InvalidRequestError, LimitError, RecipeError, UnavailableError
 from tubelet.spec.limits import Limits
@@ -234,7 +235,7 @@ class VideoClassifier:
         """Names of the models that are ready and meant for callers, in alphabetical order."""
         with translated_errors():
             statistics = self._triton.get_inference_statistics(client_timeout=_QUESTION_TIMEOUT_S)
-        names = sorted({model.name for model in statistics.model_stats if not model.name.endswith("_frames")})
+        names = sorted({model.name for model in statistics.model_stats if not model.name.endswith(WAYS_IN)})
         return [name for name in names if _is_public(self._config(name))]
 
     def _config(self, model: str) -> Any:
@@ -256,7 +257,7 @@ class VideoClassifier:
 
 
 def _is_public(config: Any) -> bool:
-    return config.platform == "ensemble" and not config.name.endswith("_frames") and "contract" in config.parameters
+    return config.platform == "ensemble" and not config.name.endswith(WAYS_IN) and "contract" in config.parameters
 
 
 def _read_parameters(model: str, parameters: dict[str, str]) -> tuple[Contract | EnsembleContract, Limits]:

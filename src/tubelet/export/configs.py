@@ -10,7 +10,7 @@ from tubelet.spec.ensemble import EnsembleContract
 from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Contract, Manifest
 from tubelet.spec.strict import canonical_json
-from tubelet.spec.tensors import Signature, Step, TensorSpec, combine_tensors, step_tensors
+from tubelet.spec.tensors import CHAINS, Signature, Step, TensorSpec, WayIn, combine_tensors, step_tensors, ways_in
 
 __all__ = ["PRODUCT_LABELS", "ensemble_configs", "model_configs"]
 
@@ -27,24 +27,14 @@ _PB_TYPES = {
     "FP64": pb.TYPE_FP64,
 }
 
-
-_CHAINS: tuple[Step, ...] = ("ensemble", "frames_ensemble")
-"""The public names: the chain of the other steps, from encoded bytes and from decoded frames."""
-
 _LABELS = {"PROBABILITIES": "labels.txt", "PRODUCT": PRODUCT_LABELS}
 
 
 def model_configs(manifest: Manifest, limits: Limits) -> dict[str, pb.ModelConfig]:
     """The configurations of a model's ensembles and steps, by the name of their folder."""
     contract = manifest.contract
-    configs = {
-        f"{contract.name}_{step}": _step_config(step, manifest, limits)
-        for step in step_tensors(contract)
-        if step not in _CHAINS
-    }
-    configs[contract.name] = _chain_config("ensemble", contract, limits)
-    configs[f"{contract.name}_frames"] = _chain_config("frames_ensemble", contract, limits)
-    return configs
+    steps = {f"{contract.name}_{step}": _step_config(step, manifest, limits) for step in step_tensors(contract)}
+    return steps | {name: _chain_config(way, contract, limits) for way, (name, _) in ways_in(contract).items()}
 
 
 def ensemble_configs(contract: EnsembleContract, limits: Limits) -> list[pb.ModelConfig]:
@@ -60,13 +50,13 @@ def ensemble_configs(contract: EnsembleContract, limits: Limits) -> list[pb.Mode
     public = pb.ModelConfig(
         name=contract.name,
         platform="ensemble",
-        input=[_input(spec) for spec in step_tensors(contract.members[0])["ensemble"][0]],
+        input=[_input(spec) for spec in ways_in(contract.members[0])["video"][1][0]],
         output=[_output(spec, labels=True) for spec in outputs],
     )
     given = {"VIDEO": "VIDEO"}
     for i, member in enumerate(contract.members):
         answer = {spec.name: f"{spec.name}_{i}".lower() for spec in outputs if f"{spec.name}_{i}" in wanted}
-        _add_chain(public, member, given=given, answer=answer, prefix=f"{i}_")
+        _add_chain(public, "video", member, given=given, answer=answer, prefix=f"{i}_")
         given = {"VIDEO": "VIDEO", "AFTER": answer["REPORT"]}
     public.ensemble_scheduling.step.add(
         model_name=combine.name,
@@ -127,26 +117,31 @@ def _warm(config: pb.ModelConfig, name: str, tensor: pb.ModelWarmup.Input) -> No
     config.model_warmup[0].inputs[name].CopyFrom(tensor)
 
 
-def _chain_config(kind: Step, contract: Contract, limits: Limits) -> pb.ModelConfig:
+def _chain_config(way: WayIn, contract: Contract, limits: Limits) -> pb.ModelConfig:
     """The chain of steps under a public name."""
-    inputs, outputs = step_tensors(contract)[kind]
-    suffix = "" if kind == "ensemble" else "_frames"
+    name, (inputs, outputs) = ways_in(contract)[way]
     config = pb.ModelConfig(
-        name=contract.name + suffix,
+        name=name,
         platform="ensemble",
         input=[_input(spec) for spec in inputs],
         output=[_output(spec, labels=True) for spec in outputs],
     )
     given, answer = ({spec.name: spec.name for spec in specs} for specs in (inputs, outputs))
-    _add_chain(config, contract, given=given, answer=answer)
+    _add_chain(config, way, contract, given=given, answer=answer)
     _add_parameters(config, contract, limits)
     return config
 
 
 def _add_chain(
-    config: pb.ModelConfig, contract: Contract, *, given: Mapping[str, str], answer: Mapping[str, str], prefix: str = ""
+    config: pb.ModelConfig,
+    way: WayIn,
+    contract: Contract,
+    *,
+    given: Mapping[str, str],
+    answer: Mapping[str, str],
+    prefix: str = "",
 ) -> None:
-    """Adds the steps of a model to an ensemble.
+    """Adds the steps behind one way into a model to an ensemble.
 
     ``given`` says which tensors the first step takes, ``answer`` what becomes of those that the steps end with.
 
@@ -155,7 +150,7 @@ def _add_chain(
     and `average` hands VIEW_LOGITS through. Nor may there be a tensor that nobody takes.
     """
     tensors = step_tensors(contract)
-    chain = [step for step in tensors if step not in _CHAINS]
+    chain = [step for step in CHAINS[way] if step in tensors]
     last = {spec.name: step for step in chain for spec in tensors[step][1]}
     made: dict[str, str] = {}
     for position, step in enumerate(chain):

@@ -7,7 +7,6 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -21,13 +20,16 @@ from tubelet.spec.ensemble import EnsembleContract
 from tubelet.spec.errors import ContractError, InvalidRequestError
 from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Contract, Manifest
-from tubelet.spec.protocol import Protocol
+from tubelet.spec.protocol import ANY_CLIPS, ANY_FULL, Protocol
 from tubelet.spec.repository import RepositoryIndex, ServedModel
-from tubelet.spec.tensors import Step
+from tubelet.spec.tensors import Step, ways_in
 
 __all__ = ["Target", "write_repository"]
 
 Target = Literal["cpu"]
+
+_LEAST = {ANY_CLIPS: "1x1", ANY_FULL: "full8"}
+"""Of protocols that stand for many: one that asks little."""
 
 _GRAPHS: dict[Step, str] = {"encoder": "encoder.onnx", "temporal": "temporal.onnx"}
 
@@ -80,9 +82,9 @@ def _served(contract: Contract, limits: Limits) -> ServedModel:
     return ServedModel(
         name=contract.name,
         contract_digest=contract.digest,
-        entries=(contract.name, f"{contract.name}_frames"),
+        entries=tuple(name for name, _ in ways_in(contract).values()),
         works_as=(contract.name,),
-        canary_protocol=min(contract.protocols, key=partial(_num_units, contract)),
+        canary_protocol=_cheapest((contract,), contract.protocols),
         shm_bytes=_shm_bytes(contract),
         # A decoder gives no sign while it works, and may work this long; the rest is for the machine's other work.
         max_silence_s=limits.decode_timeout_s + 10,
@@ -96,17 +98,27 @@ def _served_together(contract: EnsembleContract, limits: Limits) -> ServedModel:
         contract_digest=contract.digest,
         entries=(contract.name,),
         works_as=(contract.name, *(member.name for member in members)),
-        canary_protocol=min(contract.protocols, key=lambda p: sum(_num_units(m, p) for m in contract.members)),
+        canary_protocol=_cheapest(contract.members, contract.protocols),
         shm_bytes=max(member.shm_bytes for member in members),
         max_silence_s=sum(member.max_silence_s for member in members),
     )
 
 
-def _num_units(contract: Contract, name: str) -> int:
+def _cheapest(members: Sequence[Contract], protocols: Sequence[str]) -> str:
+    """The protocol that asks least of models which all have it."""
+    named = {_LEAST.get(protocol, protocol) for protocol in protocols}
+    return min(
+        sorted(named), key=lambda protocol: sum(_num_units(member, Protocol.parse(protocol)) for member in members)
+    )
+
+
+def _num_units(contract: Contract, protocol: Protocol) -> int:
     """Units that a protocol asks of a long video, at most."""
-    if name == "full":
+    if protocol.num_frames is not None:
+        return protocol.num_frames // contract.geometry.unit_frames
+    if protocol.is_full:
         return contract.most_units_per_clip
-    return Protocol.parse(name).num_views * contract.units_per_clip
+    return protocol.num_views * contract.units_per_clip
 
 
 def _ensemble(name: str, parts: Sequence[str], members: Mapping[str, tuple[Path, Contract]]) -> EnsembleContract:
@@ -137,7 +149,7 @@ def _write_model(bundle: Path, manifest: Manifest, out: Path, limits: Limits) ->
     (average / "labels.txt").write_text(labels, encoding="utf-8")
     if contract.product is not None:
         product = _product_labels(bundle, contract)
-        for folder in (average, out / contract.name, out / f"{contract.name}_frames"):
+        for folder in (average, *(out / name for name, _ in ways_in(contract).values())):
             (folder / PRODUCT_LABELS).write_text(product, encoding="utf-8")
     _write_warmup(out / f"{contract.name}_sample")
 

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from tubelet.averaging import average_views, probabilities
 from tubelet.checkpoints.load import load_model, sha256_file
-from tubelet.engines import Engine, open_graph
+from tubelet.engines.base import Engine, EngineSettings
+from tubelet.engines.open import open_graph
 from tubelet.export.compare import Logits, compare, within
 from tubelet.export.onnx import graph_file
 from tubelet.export.samples import Sample, generated_sample, video_samples

@@ -15,6 +15,7 @@ __all__ = [
     "MOST_NUMBERS",
     "MOST_PX",
     "MOST_WINDOW",
+    "WAYS_IN",
     "check_head_name",
     "check_model_name",
     "within",
@@ -36,8 +37,8 @@ MOST_WINDOW = 1024
 _MODEL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _HEAD_NAME = re.compile(r"\w[\w .+-]{0,63}")
 
-_FRAMES_SUFFIX = "_frames"
-"""Ends the public name under which a model takes decoded frames."""
+WAYS_IN = ("_frames", "_chunked", "_features")
+"""End the public names under which a model takes decoded frames, a video chunk by chunk, or features."""
 
 
 def within(most: float, **values: float) -> None:
@@ -61,8 +62,8 @@ def check_model_name(name: str) -> None:
     """
     if not _MODEL_NAME.fullmatch(name):
         raise ValueError(f"a model's name is letters, digits and '_', 64 at most, got {name[:80]!r}")
-    if name.endswith(_FRAMES_SUFFIX):
-        raise ValueError(f"a model's name must not end with {_FRAMES_SUFFIX!r}: such are ways in for decoded frames")
+    if name.endswith(WAYS_IN):
+        raise ValueError(f"a model's name must not end with {', '.join(WAYS_IN)}: such are its other ways in")
 
 
 def check_head_name(name: str) -> None:

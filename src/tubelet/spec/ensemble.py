@@ -51,11 +51,12 @@ class EnsembleContract:
     @property
     def protocols(self) -> tuple[str, ...]:
         """Those that all members have."""
-        return tuple(
-            protocol
-            for protocol in self.members[0].protocols
-            if all(protocol in member.protocols for member in self.members[1:])
-        )
+        named = dict.fromkeys(protocol for member in self.members for protocol in member.protocols)
+        return tuple(protocol for protocol in named if self.allows(protocol))
+
+    def allows(self, protocol: str) -> bool:
+        """Whether all members have a protocol of that name."""
+        return all(member.allows(protocol) for member in self.members)
 
     @property
     def default_protocol(self) -> str:

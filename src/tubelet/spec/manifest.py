@@ -21,10 +21,11 @@ from tubelet.spec.bounds import (
     check_model_name,
     within,
 )
+from tubelet.spec.engine import EngineName, Precision
 from tubelet.spec.errors import ContractError
 from tubelet.spec.network import Network
 from tubelet.spec.pipeline import Crop, FullVideo, Normalisation, Resize, Sampler
-from tubelet.spec.protocol import Protocol
+from tubelet.spec.protocol import ANY_CLIPS, ANY_FULL, Protocol, is_allowed
 from tubelet.spec.strict import decode, digest, encode
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Aggregation",
     "Budget",
     "Build",
+    "Calibration",
     "Checkpoint",
     "CheckpointFormat",
     "Contract",
@@ -41,6 +43,7 @@ __all__ = [
     "Measurement",
     "Resize",
     "Sampler",
+    "Verification",
 ]
 
 MANIFEST_FILE = "manifest.json"
@@ -123,13 +126,15 @@ class Contract:
 
     def _check_protocols(self) -> None:
         for protocol in self.protocols:
-            Protocol.parse(protocol)
+            if protocol not in (ANY_CLIPS, ANY_FULL):
+                Protocol.parse(protocol)
         if len(set(self.protocols)) < len(self.protocols):
             raise ValueError(f"protocols name one twice: {', '.join(self.protocols)}")
-        if self.default_protocol not in self.protocols:
+        Protocol.parse(self.default_protocol)
+        if not is_allowed(self.default_protocol, self.protocols):
             raise ValueError(f"default_protocol {self.default_protocol!r} is not among {self.protocols}")
-        if ("full" in self.protocols) != (self.full_video is not None):
-            raise ValueError("full_video is given when, and only when, protocols hold 'full'")
+        if any(protocol.startswith("full") for protocol in self.protocols) != (self.full_video is not None):
+            raise ValueError("full_video is given when, and only when, protocols hold 'full' or one like it")
         if self.full_video is not None and not self.geometry.any_length:
             raise ValueError("this network takes clips of one length only; it has no protocol 'full'")
 
@@ -163,9 +168,13 @@ class Contract:
 
     @property
     def most_units_per_clip(self) -> int:
-        """Units of the longest clip that a protocol asks for: `units_per_clip`, or those of ``full``."""
+        """Units of the longest clip of a protocol with a length of its own: `units_per_clip`, or those of ``full``."""
         full = 0 if self.full_video is None else self.full_video.num_frames // self.geometry.unit_frames
         return max(self.units_per_clip, full)
+
+    def allows(self, protocol: str) -> bool:
+        """Whether the model has a protocol of that name."""
+        return is_allowed(protocol, self.protocols)
 
     @property
     def unit_shape(self) -> tuple[int, int, int, int]:
@@ -212,21 +221,53 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Verification:
+    """What `tubelet verify` found of one engine at one precision."""
+
+    engine: EngineName
+    precision: Precision
+    version: str
+    """Of the engine."""
+    processor: str
+    """On which it ran."""
+    num_clips: int
+    """Real videos among what was compared."""
+    budget: Budget
+    passed: bool
+    measured: tuple[Measurement, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """On what ``encoder.int8.onnx`` was calibrated."""
+
+    tool: str
+    """Its name and version."""
+    num_clips: int
+    num_units: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Build:
     """Where a bundle's numbers came from."""
 
     checkpoint: Checkpoint
     num_parameters: int
     opset: int
-    precision: Literal["fp32"]
     largest_batch: int
     """Units in one run of the encoder, at most; verified, and kept by the server."""
     tools: dict[str, str]
-    budget: Budget
-    measured: tuple[Measurement, ...]
+    int8: Calibration | None
+    """None: there is no ``encoder.int8.onnx``."""
+    verified: tuple[Verification, ...]
+    """One for each engine and precision that was looked at, whatever came out."""
 
     def __post_init__(self) -> None:
         within(MOST_LARGEST_BATCH, largest_batch=self.largest_batch)
+
+    def has_passed(self, engine: EngineName, precision: Precision) -> bool:
+        """Whether an engine computes, at a precision, what the checkpoint computes."""
+        return any(v.passed for v in self.verified if (v.engine, v.precision) == (engine, precision))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

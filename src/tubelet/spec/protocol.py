@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Protocol"]
+from tubelet.spec.bounds import MOST_CLIP_FRAMES
+
+__all__ = ["ANY_CLIPS", "ANY_FULL", "Protocol", "is_allowed"]
+
+ANY_CLIPS, ANY_FULL = "CxR", "fullN"
+"""In a model's list of protocols: any number of clips and crops, the whole video in any number of frames."""
 
 _CLIPS_BY_CROPS = re.compile(r"([1-9][0-9]{0,3})x(1|3)")
+_FULL = re.compile(r"full([1-9][0-9]{0,4})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,12 +22,15 @@ class Protocol:
     """A named protocol.
 
     ``1x1``, ``4x3``, ``10x3`` are clips x crops; ``tsn`` is one clip of the sampler's length spread over the video;
-    ``full`` is one clip over the whole video with as many frames as the contract's ``full_video`` says.
+    ``full`` is one clip over the whole video with as many frames as the contract's ``full_video`` says, ``full64`` one
+    of 64 frames.
     """
 
     name: str
     num_clips: int
     num_crops: int
+    num_frames: int | None = None
+    """Frames of ``full64``; None: the contract says."""
 
     @classmethod
     def parse(cls, name: str) -> Protocol:
@@ -31,11 +41,30 @@ class Protocol:
         """
         if name in ("tsn", "full"):
             return cls(name, 1, 1)
-        found = _CLIPS_BY_CROPS.fullmatch(name)
-        if found is None:
-            raise ValueError(f"a protocol is 'tsn', 'full' or clips x crops like '4x3' (crops 1 or 3), got {name!r}")
-        return cls(name, int(found[1]), int(found[2]))
+        if (found := _FULL.fullmatch(name)) and int(found[1]) <= MOST_CLIP_FRAMES:
+            return cls(name, 1, 1, int(found[1]))
+        if found := _CLIPS_BY_CROPS.fullmatch(name):
+            return cls(name, int(found[1]), int(found[2]))
+        raise ValueError(
+            "a protocol is 'tsn', 'full', 'full64' (any number of frames) or clips x crops like '4x3' (crops 1 or 3), "
+            f"got {name!r}"
+        )
 
     @property
     def num_views(self) -> int:
         return self.num_clips * self.num_crops
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is one clip over the whole video, of a length of its own."""
+        return self.name.startswith("full")
+
+
+def is_allowed(name: str, protocols: Iterable[str]) -> bool:
+    """Whether a model with these ``protocols``, among them `ANY_CLIPS` and `ANY_FULL`, has the one called ``name``."""
+    allowed = frozenset(protocols)
+    if name in allowed:
+        return True
+    return (ANY_CLIPS in allowed and bool(_CLIPS_BY_CROPS.fullmatch(name))) or (
+        ANY_FULL in allowed and bool(_FULL.fullmatch(name)) and int(name.removeprefix("full")) <= MOST_CLIP_FRAMES
+    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tubelet.spec.errors import InvalidRequestError, LimitError
 from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Contract
-from tubelet.spec.protocol import Protocol
+from tubelet.spec.protocol import ANY_CLIPS, ANY_FULL, Protocol
 
 __all__ = ["PARAMETERS", "Request"]
 
@@ -62,10 +62,10 @@ class Request:
 
 def _protocol(parameters: Mapping[str, object], contract: Contract, limits: Limits) -> Protocol:
     name = parameters.get("protocol", contract.default_protocol)
-    if name not in contract.protocols:
+    if not isinstance(name, str) or not contract.allows(name) or name in (ANY_CLIPS, ANY_FULL):
         allowed = ", ".join(contract.protocols)
         raise InvalidRequestError("bad_parameter", f"{contract.name} has no protocol {_shown(name)}; it has {allowed}")
-    protocol = Protocol.parse(str(name))
+    protocol = Protocol.parse(name)
     if protocol.num_views > limits.max_views:
         raise LimitError(
             "too_many_views",

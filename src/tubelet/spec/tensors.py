@@ -13,21 +13,33 @@ from tubelet.spec.ensemble import EnsembleContract
 from tubelet.spec.manifest import Contract
 
 __all__ = [
+    "CHAINS",
     "GRAPH_STEPS",
     "DataType",
     "Signature",
     "Step",
     "TensorSpec",
+    "WayIn",
     "answer_names",
     "combine_tensors",
     "step_tensors",
+    "ways_in",
 ]
 
 DataType = Literal["BYTES", "UINT8", "INT32", "FP32", "FP64"]
-Step = Literal["ensemble", "frames_ensemble", "sample", "units", "encoder", "temporal", "average"]
+Step = Literal["sample", "chunks", "units", "encoder", "temporal", "average"]
+WayIn = Literal["video", "frames", "chunked", "features"]
 
 GRAPH_STEPS: tuple[Step, ...] = ("units", "encoder", "temporal", "average")
-"""The steps of a served model that are graphs in its bundle; the other, ``sample``, decodes."""
+"""The steps of a served model that are graphs in its bundle; the others decode."""
+
+CHAINS: dict[WayIn, tuple[Step, ...]] = {
+    "video": ("sample", "units", "encoder", "temporal", "average"),
+    "frames": ("sample", "units", "encoder", "temporal", "average"),
+    "chunked": ("chunks", "temporal", "average"),
+    "features": ("chunks", "temporal", "average"),
+}
+"""The ways into a model, and the steps behind them; a joint model has no step ``temporal``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,58 +62,87 @@ def step_tensors(contract: Contract) -> dict[Step, Signature]:
     """Inputs and outputs of each step of a model, in the order of the data; the encoder's leave out its batch (units).
 
     A joint model has no step ``temporal``: its encoder gives the LOGITS of whole clips, and ``average`` finds each
-    view's row among them.
+    view's row among them. A model that takes clips of any length has a second way to FEATURES, the step ``chunks``: it
+    encodes frames as they come out of the decoder, or takes features that were computed before.
     """
-    t, side, _, channels = contract.unit_shape
-    any_length, num_classes = contract.geometry.any_length, contract.num_classes
-    video = TensorSpec("VIDEO", "BYTES", (1,))
-    raw_frames = (TensorSpec("FRAMES", "UINT8", (-1, -1, -1, channels)), TensorSpec("FPS", "FP32", (1,)))
-    frames = raw_frames[0]
-    # The report of the member before, where models answer together: nothing is read in it, it makes this one wait.
-    after = TensorSpec("AFTER", "BYTES", (1,))
-    unit_frames = TensorSpec("UNIT_FRAMES", "INT32", (-1, t))
-    n = -1 if any_length else contract.units_per_clip
-    clip_units = TensorSpec("CLIP_UNITS", "INT32", (-1, n))
-    crops = TensorSpec("CROPS", "INT32", (-1, 2))
-    frame_times = TensorSpec("FRAME_TIMES", "FP32", (-1, -1 if any_length else contract.sampler.num_frames))
-    sample_report = TensorSpec("SAMPLE_REPORT", "BYTES", (1,))
-    deadline = TensorSpec("DEADLINE", "FP64", (1,))
-    encoded_at = TensorSpec("ENCODED_AT", "FP64", (-1, 2))
-    view_logits = TensorSpec("VIEW_LOGITS", "FP32", (-1, num_classes))
-    logits = TensorSpec("LOGITS", "FP32", (num_classes,))
-    probabilities = TensorSpec("PROBABILITIES", "FP32", (num_classes,))
-    report = TensorSpec("REPORT", "BYTES", (1,))
-    unit_rows = (
-        TensorSpec("UNITS", "UINT8", (-1, t, side, side, channels)),
-        TensorSpec("UNIT_DEADLINES", "FP64", (-1, 1)),
-    )
-    positions = (TensorSpec("CLIP_POSITIONS", "INT32", (-1, n)),) if contract.geometry.positions else ()
-    attention = (TensorSpec("ATTENTION", "FP32", (-1, n)),) if contract.geometry.attention else ()
-    product = (TensorSpec("PRODUCT", "FP32", (contract.num_products,)),) if contract.product is not None else ()
-    answer = (logits, probabilities, *product, view_logits, frame_times, *attention, report)
+    x = _Tensors(contract)
+    sampled = (x.clip_units, *x.clip_positions, x.crops, x.frame_times, x.clip_spans, x.sample_report, x.deadline)
+    sources = (x.video, *x.raw_frames, x.after)
     steps: dict[Step, Signature] = {
-        "ensemble": ((video,), answer),
-        "frames_ensemble": (raw_frames, answer),
-        "sample": (
-            tuple(replace(spec, optional=True) for spec in (video, *raw_frames, after)),
-            (frames, unit_frames, clip_units, *positions, crops, frame_times, sample_report, deadline),
-        ),
-        "units": ((frames, unit_frames, crops, deadline), unit_rows),
+        "sample": (_optional(sources), (x.raw_frames[0], x.unit_frames, *sampled)),
+        "units": ((x.raw_frames[0], x.unit_frames, x.crops, x.deadline), x.unit_rows),
+        "encoder": (_without_batch(x.unit_rows), _without_batch((x.encoded, x.encoded_at))),
     }
-    averaged = (encoded_at, sample_report, deadline)
-    answers = (logits, probabilities, *product, view_logits, report)
-    if contract.geometry.feature_dim is None:
+    averaged = (x.encoded_at, x.sample_report, x.deadline)
+    if contract.is_joint:
         # An ONNX graph cannot have an input and an output of one name.
-        unit_logits = TensorSpec("UNIT_LOGITS", "FP32", (-1, num_classes), source="LOGITS")
-        encoded = TensorSpec("LOGITS", "FP32", (-1, num_classes))
-        steps["encoder"] = (_without_batch(unit_rows), _without_batch((encoded, encoded_at)))
-        steps["average"] = ((unit_logits, clip_units, crops, *averaged), answers)
-    else:
-        features = TensorSpec("FEATURES", "FP32", (-1, contract.geometry.feature_dim))
-        steps["encoder"] = (_without_batch(unit_rows), _without_batch((features, encoded_at)))
-        steps["temporal"] = ((features, clip_units, *positions, crops), (view_logits, *attention))
-        steps["average"] = ((view_logits, *averaged), answers)
+        unit_logits = replace(x.encoded, name="UNIT_LOGITS", source="LOGITS")
+        steps["average"] = ((unit_logits, x.clip_units, x.crops, *averaged), x.answers)
+        return steps
+    if contract.geometry.any_length:
+        ready = (x.video, *x.view_features)
+        steps["chunks"] = (_optional(ready), (x.encoded, *sampled, x.encoded_at))
+    views = (x.encoded, x.clip_units, *x.clip_positions, x.crops, x.deadline)
+    steps["temporal"] = (views, (x.view_logits, *x.attention, *x.view_features))
+    steps["average"] = ((x.view_logits, *averaged), x.answers)
     return steps
+
+
+def ways_in(contract: Contract) -> dict[WayIn, tuple[str, Signature]]:
+    """The ways into a model: the public name of each, its inputs and its outputs.
+
+    ``frames`` takes decoded frames; ``chunked`` a video of which no more than a batch of frames is kept at a time;
+    ``features`` what another request gave as FEATURES, and POSITIONS where the model wants them.
+    """
+    x, name = _Tensors(contract), contract.name
+    answer = (*x.answers[:-1], *x.attention)
+    seen = (*answer, x.frame_times, x.clip_spans, *x.view_features, x.report)
+    ways: dict[WayIn, tuple[str, Signature]] = {
+        "video": (name, ((x.video,), seen)),
+        "frames": (f"{name}_frames", (x.raw_frames, seen)),
+    }
+    if contract.geometry.any_length:
+        ways["chunked"] = (f"{name}_chunked", ((x.video,), seen))
+        ways["features"] = (f"{name}_features", (x.view_features, (*answer, x.report)))
+    return ways
+
+
+class _Tensors:
+    """Every tensor of a model; a tuple holds those that only some models have."""
+
+    def __init__(self, contract: Contract) -> None:
+        t, side, _, channels = contract.unit_shape
+        geometry, num_classes = contract.geometry, contract.num_classes
+        n = -1 if geometry.any_length else contract.units_per_clip
+        self.video = TensorSpec("VIDEO", "BYTES", (1,))
+        self.raw_frames = (TensorSpec("FRAMES", "UINT8", (-1, -1, -1, channels)), TensorSpec("FPS", "FP32", (1,)))
+        # The report of the member before, where models answer together: nothing is read in it, it makes this one wait.
+        self.after = TensorSpec("AFTER", "BYTES", (1,))
+        self.unit_frames = TensorSpec("UNIT_FRAMES", "INT32", (-1, t))
+        self.clip_units = TensorSpec("CLIP_UNITS", "INT32", (-1, n))
+        self.clip_positions = (TensorSpec("CLIP_POSITIONS", "INT32", (-1, n)),) if geometry.positions else ()
+        self.crops = TensorSpec("CROPS", "INT32", (-1, 2))
+        num_frames = -1 if geometry.any_length else contract.sampler.num_frames
+        self.frame_times = TensorSpec("FRAME_TIMES", "FP32", (-1, num_frames))
+        self.clip_spans = TensorSpec("CLIP_SPANS", "FP32", (-1, 2))
+        self.sample_report = TensorSpec("SAMPLE_REPORT", "BYTES", (1,))
+        self.deadline = TensorSpec("DEADLINE", "FP64", (1,))
+        units = TensorSpec("UNITS", "UINT8", (-1, t, side, side, channels))
+        self.unit_rows = (units, TensorSpec("UNIT_DEADLINES", "FP64", (-1, 1)))
+        self.encoded_at = TensorSpec("ENCODED_AT", "FP64", (-1, 2))
+        self.encoded = TensorSpec("LOGITS", "FP32", (-1, num_classes))
+        self.view_features: tuple[TensorSpec, ...] = ()
+        if geometry.feature_dim is not None:
+            self.encoded = TensorSpec("FEATURES", "FP32", (-1, geometry.feature_dim))
+        if geometry.feature_dim is not None and geometry.any_length:
+            positions = (TensorSpec("POSITIONS", "INT32", (-1, -1)),) if geometry.positions else ()
+            self.view_features = (TensorSpec("FEATURES", "FP32", (-1, -1, geometry.feature_dim)), *positions)
+        self.attention = (TensorSpec("ATTENTION", "FP32", (-1, n)),) if geometry.attention else ()
+        self.view_logits = TensorSpec("VIEW_LOGITS", "FP32", (-1, num_classes))
+        self.report = TensorSpec("REPORT", "BYTES", (1,))
+        shares = [TensorSpec(name, "FP32", (num_classes,)) for name in ("LOGITS", "PROBABILITIES")]
+        product = [TensorSpec("PRODUCT", "FP32", (contract.num_products,))] if contract.product is not None else []
+        self.answers = (*shares, *product, self.view_logits, self.report)
 
 
 def combine_tensors(contract: EnsembleContract) -> Signature:
@@ -121,7 +162,12 @@ def answer_names(contract: Contract | EnsembleContract) -> tuple[str, ...]:
     """What the public name of a model answers with."""
     if isinstance(contract, EnsembleContract):
         return tuple(spec.name for spec in combine_tensors(contract)[1])
-    return tuple(spec.name for spec in step_tensors(contract)["ensemble"][1])
+    _, (_, answer) = ways_in(contract)["video"]
+    return tuple(spec.name for spec in answer)
+
+
+def _optional(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    return tuple(replace(spec, optional=True) for spec in specs)
 
 
 def _without_batch(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 import traceback
 from abc import ABC, abstractmethod
@@ -16,8 +15,10 @@ import numpy as np
 import triton_python_backend_utils as triton
 from numpy.typing import NDArray
 
-from tubelet.engines import Engine, open_graph
+from tubelet.engines.base import Engine, EngineSettings
+from tubelet.engines.open import open_graph
 from tubelet.server.metrics import StepMetrics
+from tubelet.spec.engine import Running
 from tubelet.spec.ensemble import EnsembleContract
 from tubelet.spec.errors import (
     ContractError,
@@ -80,13 +81,19 @@ class Step(ABC):
         self.metrics = StepMetrics(self.contract.name, step=self.name)
         self.open()
 
-    def open_graph(self, filename: str, *, threads: int | None = None) -> Engine:
-        """Loads a graph that lies beside the step; by default with as many threads as there are cores.
+    @property
+    def running(self) -> Running:
+        """How the model runs; of the steps that have a graph."""
+        return decode(Running, json.loads(self.parameters["running"]), where="running")
+
+    def open_graph(self, filename: str, settings: EngineSettings) -> Engine:
+        """Loads a graph that lies beside the step.
 
         Raises:
             ContractError: the graph belongs to another contract.
+            MachineError: ``missing``: the processor does not have the precision.
         """
-        return open_graph(self.folder / filename, self.contract, threads=threads or len(os.sched_getaffinity(0)))
+        return open_graph(self.folder / filename, self.contract, settings)
 
     def open(self) -> None:  # noqa: B027  most steps have nothing to open
         """Loads what the step needs beyond its contract."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tubelet.engines import Engine
+from tubelet.engines.base import Engine, EngineSettings
 from tubelet.server.steps.base import Arrays, Step, check_deadline, read_inputs
 from tubelet.spec.errors import DeadlineError
 from tubelet.spec.tensors import step_tensors
@@ -58,7 +58,9 @@ class TritonPythonModel(Step):
 
     def open(self) -> None:
         self.largest_batch = int(self.parameters["largest_batch"])
-        self.engine = self.open_graph("encoder.onnx")
+        running = self.running
+        settings = EngineSettings.of_mode(running.engine, running.precision, running.mode)
+        self.engine = self.open_graph("encoder.int8.onnx" if running.precision == "int8" else "encoder.onnx", settings)
         spec = step_tensors(self.contract)["encoder"][1][0]
         self.output, (self.width,) = spec.name, spec.shape
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tubelet.engines import Engine
+from tubelet.engines.base import Engine, EngineSettings
 from tubelet.server.steps.base import Arrays, SingleStep
 from tubelet.spec.errors import InvalidRequestError, LimitError
 
@@ -26,7 +26,10 @@ class TritonPythonModel(SingleStep):
 
     def open(self) -> None:
         weights = sum(file.stat().st_size for file in self.folder.glob("temporal.onnx*"))
-        self.engine = self.open_graph("temporal.onnx", threads=1 if weights < SMALL_GRAPH_BYTES else None)
+        engine = self.running.engine
+        is_small = weights < SMALL_GRAPH_BYTES
+        settings = EngineSettings.small(engine) if is_small else EngineSettings.of_mode(engine, "fp32", "latency")
+        self.engine = self.open_graph("temporal.onnx", settings)
 
     def run(self, inputs: Arrays, parameters: Mapping[str, object]) -> Arrays:
         clip_units, num_crops = inputs["CLIP_UNITS"], len(inputs["CROPS"])
