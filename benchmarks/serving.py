@@ -1,18 +1,14 @@
 """Measures the served demo model: time to ready, latency by step, Triton's overhead, throughput with batching.
 
-python benchmarks/serving.py [--repository build/bench] [--rounds 100] [--out benchmarks/results/NAME.json]
+``run.py`` calls it for its section ``demo``.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import platform
 import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,58 +19,38 @@ from typing import Any
 from urllib.request import urlopen
 
 import numpy as np
+from direct import Direct
+from served import Server, serving
 
-from tubelet.averaging import average_views
 from tubelet.clients import VideoClassifier
 from tubelet.demo.clips import write_clips
-from tubelet.engines import open_engine
 from tubelet.preprocess.canary import canary_video
-from tubelet.preprocess.geometry import cut_units
-from tubelet.preprocess.prepare import prepare_video
 from tubelet.spec.errors import UnavailableError
-from tubelet.spec.limits import Limits
-from tubelet.spec.manifest import Contract, Manifest
-from tubelet.spec.request import Request
 
-TUBELET = Path(sys.executable).parent / "tubelet"
+__all__ = ["measure_demo"]
+
 BUNDLE = Path("bundles/motion")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repository", type=Path, default=Path("build/bench"))
-    parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
-    ports = ["--http-port=0", "--grpc-port=0", "--metrics-port=0"]
-    command = [str(TUBELET), "serve", "--json", "--repository", str(arguments.repository), *ports]
-    started = time.monotonic()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None  # noqa: S101
-            ready = json.loads(server.stdout.readline())
-            seconds = time.monotonic() - started
-            figures = {"machine": machine(), "seconds_to_ready": round(seconds, 2)}
-            figures |= measure(ready, arguments.repository, arguments.rounds)
-            figures["seconds_from_kill_to_next_answer"] = recovery(server, ready)
-        finally:
-            server.terminate()
-    text = json.dumps(figures, indent=2)
-    print(text)  # noqa: T201
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(text + "\n")
+def measure_demo(*, rounds: int) -> dict[str, Any]:
+    """Figures of the model ``motion``, alone on a server, so that no other one's canary is in them."""
+    with serving(BUNDLE, precision="fp32") as server:
+        figures: dict[str, Any] = {"seconds_to_ready": round(server.seconds_to_ready, 2)}
+        figures |= _measure(server, rounds)
+        figures["seconds_from_kill_to_next_answer"] = recovery(server)
+    return figures
 
 
-def measure(ready: dict[str, Any], repository: Path, rounds: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder, VideoClassifier(ready["grpc"]) as classifier:
+def _measure(server: Server, rounds: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder, VideoClassifier(server.addresses["grpc"]) as classifier:
         write_clips(Path(folder), split="evaluation", seed=11, count=8, workers=2)
         videos = [path.read_bytes() for path in sorted(Path(folder).glob("*.mp4"))]
-        direct = open_direct(Manifest.load(BUNDLE).contract, repository)
+        direct = Direct(BUNDLE, "openvino", "fp32")
+        protocol = direct.contract.default_protocol
         return {
-            **latency(classifier, direct, videos, rounds),
+            **latency(classifier, lambda video: direct.classify(video, protocol), videos, rounds),
             "throughput": {
-                protocol: throughput(classifier, ready["http"], videos, protocol=protocol, count=2 * rounds)
+                protocol: throughput(classifier, server.addresses["http"], videos, protocol=protocol, count=2 * rounds)
                 for protocol in ("1x1", "4x3")
             },
         }
@@ -109,11 +85,11 @@ def latency(
     }
 
 
-def recovery(server: subprocess.Popen[str], ready: dict[str, Any]) -> dict[str, float]:
+def recovery(server: Server) -> dict[str, float]:
     """Kills an encoder backend, then tritonserver, while six callers ask; seconds to the first answer after it."""
     seconds = {}
     for victim in ("motion_encoder", "bin/tritonserver"):
-        with VideoClassifier(ready["grpc"]) as classifier, ThreadPoolExecutor(6) as pool:
+        with VideoClassifier(server.addresses["grpc"]) as classifier, ThreadPoolExecutor(6) as pool:
             killed = threading.Event()
             callers = [pool.submit(ask_until_it_is_back, classifier, killed) for _ in range(6)]
             os.kill(find_process(server.pid, victim), signal.SIGKILL)
@@ -188,36 +164,8 @@ def throughput(
     }
 
 
-def open_direct(contract: Contract, repository: Path) -> Callable[[bytes], Any]:
-    """The same functions and the same engine as the steps', called one after the other in this process."""
-    threads = len(os.sched_getaffinity(0))
-    encoder = open_engine(repository / f"{contract.name}_encoder" / "1" / "encoder.onnx", threads=threads)
-    temporal = open_engine(repository / f"{contract.name}_temporal" / "1" / "temporal.onnx", threads=1)
-    limits = Limits()
-    request = Request.from_parameters({}, contract, limits)
-
-    def classify(video: bytes) -> Any:
-        prepared = prepare_video(video, request, contract, limits)
-        units = cut_units(prepared.frames, prepared.unit_frames, prepared.crops, size_px=contract.crop.size_px)
-        feeds = {"CLIP_UNITS": prepared.clip_units, "CROPS": prepared.crops, **encoder.run({"UNITS": units})}
-        return average_views(temporal.run(feeds)["VIEW_LOGITS"], contract.aggregation, contract.heads)
-
-    return classify
-
-
 def encoder_counts(http: str) -> tuple[int, int]:
     """Units and executions so far; the supervisor's canary, one request in five seconds, is among them."""
     with urlopen(f"{http}/v2/models/motion_encoder/stats") as answer:
         stats = json.load(answer)["model_stats"][0]
     return stats["inference_count"], stats["execution_count"]
-
-
-def machine() -> str:
-    cpu = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.split(":", 1)[1].strip() for line in cpu if line.startswith("model name")]
-    memory = Path("/proc/meminfo").read_text().split()[1]
-    return f"{models[0]}, {len(models)} cores, {int(memory) >> 20} GiB, Python {platform.python_version()}"
-
-
-if __name__ == "__main__":
-    main()

@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tubelet.engines import open_engine
+from tubelet.engines.base import EngineSettings
+from tubelet.engines.open import open_engine
 from tubelet.models import longformer, window_attention
 from tubelet.models.longformer import Longformer, LongformerSizes
 
@@ -113,7 +114,7 @@ def export(graph: str, file: Path) -> None:
 
 
 def measure(file: Path, num_views: int, n: int, rounds: int) -> dict[str, float]:
-    engine = open_engine(file, threads=1)
+    engine = open_engine(file, EngineSettings.small("onnxruntime"))
     features = np.random.default_rng(0).standard_normal((num_views, n, WIDTH), dtype=np.float32)
     positions = np.tile(np.arange(n, dtype=np.int32), (num_views, 1))
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew

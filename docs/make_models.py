@@ -15,7 +15,7 @@ from tubelet.export.figures import FIGURES, Figure
 from tubelet.export.papers import FULL_SIZE
 from tubelet.models.network import VideoNetwork
 from tubelet.models.vivit import FactorisedEncoder
-from tubelet.spec.manifest import Manifest
+from tubelet.spec.manifest import Manifest, Measurement
 from tubelet.spec.pipeline import FullVideo, Normalisation, Resize, Sampler
 from tubelet.spec.recipe import Published, Recipe
 from tubelet.spec.strict import encode
@@ -164,14 +164,24 @@ def built(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "contract", f"`{manifest.contract_digest}`"
     yield "checkpoint", f"{build.checkpoint.file}, SHA-256 `{build.checkpoint.sha256}`"
     yield "parameters", f"{build.num_parameters:,}"
-    yield "graphs", f"ONNX opset {build.opset}, {build.precision}, up to {build.largest_batch} units at once"
+    yield "graphs", f"ONNX opset {build.opset}, up to {build.largest_batch} units at once"
     yield "tools", ", ".join(f"{name} {version}" for name, version in build.tools.items())
-    for found in build.measured:
-        yield (
-            f"{found.stage} against {found.against}",
-            f"logits differ by {found.max_abs_logit:.1e} at most, cosine {found.cosine:.9f}, "
-            f"the same class in {found.top1_agreement:.0%} of {found.num_views} views",
-        )
+    if build.int8 is not None:
+        yield "int8", f"by {build.int8.tool} on {build.int8.num_units} units of {build.int8.num_clips} clips"
+    for verification in build.verified:
+        way = f"{verification.engine} {verification.precision}"
+        yield way, f"{'passed' if verification.passed else 'failed'}, on {verification.processor}"
+        for found in verification.measured:
+            yield f"{way}, {found.stage} against {found.against}", measured(found)
+
+
+def measured(found: Measurement) -> str:
+    if found.max_abs_logit is None or found.cosine is None:
+        return f"no numbers, in {found.num_views} views"
+    return (
+        f"logits differ by {found.max_abs_logit:.1e} at most, cosine {found.cosine:.9f}, "
+        f"the same class in {found.top1_agreement:.0%} of {found.num_views} views"
+    )
 
 
 def index(recipes: dict[str, Recipe]) -> str:

@@ -6,11 +6,21 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 
 from tubelet import __version__
+from tubelet.spec.engine import (
+    DEFAULT_RUNNING,
+    PLAIN,
+    Arithmetic,
+    EngineName,
+    Mode,
+    Precision,
+    Running,
+    check_arithmetic,
+)
 from tubelet.spec.errors import InvalidRequestError, TubeletError
 from tubelet.spec.limits import Limits
 
@@ -20,12 +30,13 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_EXTRA_OF = {"export": "export", "verify": "export", "repository": "clients", "serve": "server"}
+_EXTRA_OF = {"export": "export", "verify": "export", "quantise": "quantise", "repository": "clients", "serve": "server"}
 """What to install where a command lacks a package; all others need ``clients``."""
 _CLASSIFY_CONCURRENCY = 4
 
 _Folder = partial(click.Path, file_okay=False, path_type=Path)
 _PORT = click.IntRange(0, 65535)
+_ENGINE, _PRECISION = click.Choice(get_args(EngineName)), click.Choice(get_args(Precision))
 _File = partial(click.Path, dir_okay=False, path_type=Path)
 
 
@@ -74,7 +85,11 @@ def _server_options(command: Any) -> Any:
             help="The server's gRPC address.",
         ),
         click.option("--model", help="Public name of the model. [default: the only one that is served]"),
-        click.option("--protocol", help="How the video becomes views, such as 4x3. [default: the model's]"),
+        click.option(
+            "--protocol",
+            help="How the video becomes views: clips x crops such as 4x3 (any number of clips, 1 or 3 crops), tsn, "
+            "full, or full64 for 64 frames of the whole video; a model may have fewer. [default: the model's]",
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -96,22 +111,78 @@ def export(recipe: Path, checkpoint: Path | None, out: Path) -> None:
 @main.command()
 @click.argument("bundle", type=_Folder(exists=True))
 @_checkpoint_option
+@click.option("--engine", type=_ENGINE, help="What multiplies. [default: both, at fp32]")
+@click.option("--precision", type=_PRECISION, help="Of the encoder. [default: fp32]")
 @click.option("--videos", type=_Folder(exists=True), help="Compare on the videos of this folder too.")
-def verify(bundle: Path, checkpoint: Path | None, videos: Path | None) -> None:
-    """Compare BUNDLE with the torch model; over budget is exit code 1."""
+def verify(
+    bundle: Path,
+    checkpoint: Path | None,
+    engine: EngineName | None,
+    precision: Precision | None,
+    videos: Path | None,
+) -> None:
+    """Compare BUNDLE with the torch model; over budget is exit code 1.
+
+    What was found is noted in BUNDLE, whatever it is; tubelet serve goes by that. bf16 and int8 are judged on real
+    clips: they need --videos, with 100 views at least.
+    """
     from tubelet.export.verify import verify_bundle
 
-    for found in verify_bundle(bundle, checkpoint=checkpoint, videos=videos, progress=partial(click.echo, err=True)):
-        click.echo(
-            f"{found.stage} against {found.against}: {found.num_views} views, max abs logit {found.max_abs_logit:.3g}, "
-            f"cosine {found.cosine:.9f}, top-1 agreement {100 * found.top1_agreement:.2f} %"
-        )
+    chosen = PLAIN
+    if engine is not None or precision is not None:
+        chosen = ((engine or DEFAULT_RUNNING.engine, precision or DEFAULT_RUNNING.precision),)
+        _check_usage(chosen[0])
+    progress = partial(click.echo, err=True)
+    for found in verify_bundle(bundle, checkpoint=checkpoint, videos=videos, arithmetics=chosen, progress=progress):
+        for m in found.measured:
+            click.echo(
+                f"{found.engine} {found.precision}, {m.stage} against {m.against}: {m.num_views} views, "
+                f"max abs logit {m.max_abs_logit:.3g}, cosine {m.cosine:.9f}, "
+                f"top-1 agreement {100 * m.top1_agreement:.2f} %"
+            )
+
+
+@main.command()
+@click.argument("bundle", type=_Folder(exists=True))
+@click.option("--videos", type=_Folder(exists=True), required=True, help="Clips such as the model will see.")
+@click.option("--clips", type=click.IntRange(min=1), default=64, show_default=True, help="How many of them to use.")
+def quantise(bundle: Path, videos: Path, clips: int) -> None:
+    """Add an int8 encoder to BUNDLE, calibrated on videos.
+
+    It is served after tubelet verify has passed it, on other videos than these.
+    """
+    from tubelet.export.quantise import quantise_bundle
+
+    manifest = quantise_bundle(bundle, videos=videos, num_clips=clips, progress=partial(click.echo, err=True))
+    name = manifest.contract.name
+    click.echo(f"{bundle}: {name}, int8; next: tubelet verify {bundle} --precision int8 --videos OTHER_VIDEOS")
 
 
 @main.command()
 @click.argument("bundles", metavar="BUNDLE...", type=_Folder(exists=True), nargs=-1, required=True)
 @click.option("--target", type=click.Choice(["cpu"]), required=True, help="Where the models will run.")
 @click.option("--out", type=_Folder(), required=True, help="The repository's folder.")
+@click.option(
+    "--engine",
+    type=_ENGINE,
+    default=DEFAULT_RUNNING.engine,
+    show_default=True,
+    help="What multiplies: the faster one, or the portable one.",
+)
+@click.option(
+    "--precision",
+    type=_PRECISION,
+    default=DEFAULT_RUNNING.precision,
+    show_default=True,
+    help="Of the encoder: bf16 where the processor has it, int8 after tubelet quantise.",
+)
+@click.option(
+    "--mode",
+    type=click.Choice(get_args(Mode)),
+    default=DEFAULT_RUNNING.mode,
+    show_default=True,
+    help="All cores on one batch, for a few callers; or a batch on each core, for many.",
+)
 @click.option("--limit", "limits", metavar="NAME=VALUE", multiple=True, help="Set a limit; may be given often.")
 @click.option(
     "--ensemble",
@@ -121,10 +192,21 @@ def verify(bundle: Path, checkpoint: Path | None, videos: Path | None) -> None:
     help="Let models answer together under a name: the mean of their probabilities; may be given often.",
 )
 def repository(
-    bundles: tuple[Path, ...], target: str, out: Path, limits: tuple[str, ...], ensembles: tuple[str, ...]
+    *,
+    bundles: tuple[Path, ...],
+    target: Literal["cpu"],
+    out: Path,
+    engine: EngineName,
+    precision: Precision,
+    mode: Mode,
+    limits: tuple[str, ...],
+    ensembles: tuple[str, ...],
 ) -> None:
     """Write the Triton model repository that serves BUNDLE..."""
     from tubelet.export.repository import write_repository
+
+    _check_usage((engine, precision))
+    running = Running(engine=engine, precision=precision, mode=mode)
 
     together = {}
     for text in ensembles:
@@ -137,9 +219,12 @@ def repository(
         chosen = Limits().override(limits)
     except InvalidRequestError as exc:
         raise click.BadParameter(exc.message, param_hint="--limit") from exc
-    write_repository(bundles, target=target, out=out, limits=chosen, ensembles=together)  # type: ignore[arg-type]
-    count = len(bundles) + len(together)
-    click.echo(f"{out}: {count} model{'s' * (count != 1)} for target {target}")
+    written = write_repository(bundles, target=target, out=out, limits=chosen, running=running, ensembles=together)
+    for model in written.models:
+        if not model.verified:
+            click.echo(f"{model.name}: {engine} {precision} is not verified; tubelet serve will refuse it", err=True)
+    count = len(written.models)
+    click.echo(f"{out}: {count} model{'s' * (count != 1)} for target {target}, {engine} {precision}, {mode}")
 
 
 @main.command(context_settings={"allow_interspersed_args": False})
@@ -155,6 +240,11 @@ def repository(
     is_flag=True,
     help="Let the wheel's Triton 2.51, which has known holes, listen on an address that others reach.",
 )
+@click.option(
+    "--allow-unverified",
+    is_flag=True,
+    help="Serve models whose engine and precision did not pass tubelet verify.",
+)
 @_json_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def serve(*, as_json: bool, command: tuple[str, ...], **options: Any) -> None:
@@ -163,7 +253,7 @@ def serve(*, as_json: bool, command: tuple[str, ...], **options: Any) -> None:
     Waits until every model is ready, prints the addresses, and brings the server back when it is lost. With COMMAND
     (after --), the server's gRPC address is in COMMAND's environment as TUBELET_URL, and its exit code is ours.
     """
-    from tubelet.server.supervisor import ServeOptions
+    from tubelet.server.options import ServeOptions
     from tubelet.server.supervisor import serve as run
 
     sys.exit(run(ServeOptions(json_events=as_json, command=command, **options)))
@@ -176,6 +266,7 @@ def serve(*, as_json: bool, command: tuple[str, ...], **options: Any) -> None:
 @click.option("--end-s", type=float, help="End of that part, in seconds. [default: the end]")
 @click.option("--deadline-s", type=float, help="Give up on a video after this many seconds.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many labels.")
+@click.option("--chunked", is_flag=True, help="For long videos in many frames: keep but a batch of them in memory.")
 @_json_option
 def classify(videos: tuple[Path, ...], url: str, model: str | None, as_json: bool, **wishes: Any) -> None:
     """Classify video files through a running server.
@@ -252,6 +343,13 @@ def doctor(as_json: bool) -> None:
         remedy = f"; {finding.remedy}" if finding.remedy else ""
         click.echo(f"{click.style(f'{mark:8}', fg=colour)}{finding.name:24}{finding.detail}{remedy}")
     sys.exit(0 if is_able_to_serve(findings) else 1)
+
+
+def _check_usage(chosen: Arithmetic) -> None:
+    try:
+        check_arithmetic(*chosen)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), param_hint="--precision") from exc
 
 
 def _attempt(

@@ -14,7 +14,7 @@ HEAVY = ("torch", "onnx", "onnxscript", "tubelet.models", "tubelet.export", "tub
         "tubelet.cli",
         "tubelet.spec.manifest",
         "tubelet.preprocess.prepare",
-        "tubelet.engines",
+        "tubelet.engines.open",
         "tubelet.server.supervisor",
         "tubelet.averaging",
         "tubelet.server.doctor",

@@ -9,7 +9,7 @@ import pytest
 
 from tubelet.export.bundle import contract_of, read_labels
 from tubelet.spec.budgets import BUDGETS
-from tubelet.spec.manifest import Build, Checkpoint, Manifest, Measurement
+from tubelet.spec.manifest import Build, Calibration, Checkpoint, Manifest, Measurement, Verification
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "models"
@@ -46,13 +46,26 @@ def test_the_card_of_a_bundle_says_what_was_measured(maker: ModuleType) -> None:
     found = Measurement(
         stage="encoder", against="torch", num_views=20, max_abs_logit=1.5e-5, cosine=1.0, top1_agreement=1.0
     )
+    verification = Verification(
+        engine="openvino", precision="int8", version="2026.4.1", processor="Xeon", graphs_sha256="cd34", num_clips=9,
+        budget=BUDGETS["engine-int8/torch-fp32"], passed=True, units_equal=True, measured=(found,),
+    )  # fmt: skip
     build = Build(
-        checkpoint=source, num_parameters=87_473_296, opset=20, precision="fp32", largest_batch=4,
-        tools={"torch": "2.13.0"}, budget=BUDGETS["engine-fp32/torch-fp32"], measured=(found,),
+        checkpoint=source, num_parameters=87_473_296, opset=20, largest_batch=4, tools={"torch": "2.13.0"},
+        int8=Calibration(tool="nncf 3.4.0", num_clips=300, num_units=600), verified=(verification,),
     )  # fmt: skip
     text = maker.card(recipe, Manifest(contract=contract, contract_digest=contract.digest, build=build))
     assert text.startswith(maker.card(recipe))
-    for part in (contract.digest, "vidtr.pth", "ab12", "1.5e-05", "of 20 views", "torch 2.13.0"):
+    for part in (
+        contract.digest,
+        "vidtr.pth",
+        "ab12",
+        "1.5e-05",
+        "of 20 views",
+        "torch 2.13.0",
+        "openvino int8",
+        "300 clips",
+    ):
         assert part in text.removeprefix(maker.card(recipe))
 
 

@@ -102,7 +102,7 @@ def test_configurations_say_whose_they_are(configs: dict[str, pb.ModelConfig], m
         ({"both": ["motion", "motion"]}, ContractError, "two or more different members"),
         ({"motion": ["motion", "motion_vtn"]}, ContractError, "a name can be served once"),
         ({"not a name": ["motion", "motion_vtn"]}, ContractError, "letters, digits and '_'"),
-        ({"motion_frames": ["motion", "motion_vtn"]}, ContractError, "must not end with '_frames'"),
+        ({"motion_frames": ["motion", "motion_vtn"]}, ContractError, "must not end with _frames, "),
         ({"motion_sample": ["motion", "motion_vtn"]}, ContractError, "got twice motion_sample; rename one"),
     ],
 )

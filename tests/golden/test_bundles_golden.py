@@ -1,4 +1,4 @@
-"""From an official file through `tubelet export` to ONNX Runtime: the logits of the official code come out."""
+"""From an official file through `tubelet export` to each engine: the logits of the official code come out."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,8 @@ import pytest
 from golden_recipes import golden_recipe
 from numpy.typing import NDArray
 
-from tubelet.engines import open_engine
+from tubelet.engines.base import EngineSettings
+from tubelet.engines.open import open_engine
 from tubelet.export.bundle import export_bundle
 from tubelet.spec.budgets import BUDGETS
 from tubelet.spec.manifest import Contract
@@ -61,11 +62,16 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return request.param, folder / "bundle", manifest.contract
 
 
-def run(bundle: Path, contract: Contract, inputs: Any) -> NDArray[np.float32]:
+@pytest.fixture(params=["openvino", "onnxruntime"])
+def settings(request: pytest.FixtureRequest) -> EngineSettings:
+    return EngineSettings.small(request.param)
+
+
+def run(bundle: Path, contract: Contract, inputs: Any, settings: EngineSettings) -> NDArray[np.float32]:
     """Logits `[B, C]` of the frames of a case, one view each."""
     frames = inputs["frames_resized_cropped"] if "frames_resized_cropped" in inputs else inputs["frames"]
     units = frames.reshape(-1, *contract.unit_shape)
-    encoder = open_engine(bundle / "encoder.onnx", threads=1)
+    encoder = open_engine(bundle / "encoder.onnx", settings)
     encoded = np.concatenate(
         [next(iter(encoder.run({"UNITS": units[i : i + 3]}).values())) for i in range(0, len(units), 3)]
     )
@@ -79,24 +85,26 @@ def run(bundle: Path, contract: Contract, inputs: Any) -> NDArray[np.float32]:
     }
     if contract.geometry.positions:
         feeds["CLIP_POSITIONS"] = inputs["frame_indices"].astype(np.int32)
-    return open_engine(bundle / "temporal.onnx", threads=1).run(feeds)["VIEW_LOGITS"]
+    return open_engine(bundle / "temporal.onnx", settings).run(feeds)["VIEW_LOGITS"]
 
 
-def test_graphs_give_the_official_logits(bundle: tuple[str, Path, Contract]) -> None:
+def test_graphs_give_the_official_logits(bundle: tuple[str, Path, Contract], settings: EngineSettings) -> None:
     case, folder, contract = bundle
     inputs, expected = np.load(GOLDEN / case / "input.npz"), np.load(GOLDEN / case / "expected.npz")
-    logits = run(folder, contract, inputs)
+    logits = run(folder, contract, inputs, settings)
     budget = BUDGETS["torch-fp32/golden"]
     assert budget.max_abs_logit is not None
     np.testing.assert_allclose(logits, expected["logits"], rtol=0, atol=budget.max_abs_logit)
     assert (logits.argmax(axis=1) == expected["logits"].argmax(axis=1)).all()
 
 
-def test_the_product_of_two_heads_is_the_official_one(bundle: tuple[str, Path, Contract]) -> None:
+def test_the_product_of_two_heads_is_the_official_one(
+    bundle: tuple[str, Path, Contract], settings: EngineSettings
+) -> None:
     case, folder, contract = bundle
     if contract.product is None:
         pytest.skip("one head")
     expected = np.load(GOLDEN / case / "expected.npz")
-    average = open_engine(folder / "average.onnx", threads=1)
+    average = open_engine(folder / "average.onnx", settings)
     found = [average.run({"VIEW_LOGITS": logits[None]})["PRODUCT"] for logits in expected["logits"]]
     np.testing.assert_allclose(np.stack(found), expected["joint_probs"], rtol=0, atol=1e-6)

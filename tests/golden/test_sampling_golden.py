@@ -14,11 +14,12 @@ from tubelet.preprocess.prepare import prepare_video
 from tubelet.preprocess.pyslowfast import clip_bounds, decoded_spans, full_video_clip, multi_view_clips
 from tubelet.preprocess.resize import resized_size
 from tubelet.preprocess.samplers import gluoncv_i3d_clips, gluonmm_clips, scenic_clips
-from tubelet.preprocess.sampling import plan_units
+from tubelet.preprocess.sampling import plan_units, sample_clips
 from tubelet.preprocess.timeline import VideoClock, video_clock
 from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Contract
 from tubelet.spec.pipeline import Crop, Resize
+from tubelet.spec.protocol import Protocol
 from tubelet.spec.request import Request
 
 Cases = dict[str, Any]
@@ -102,14 +103,17 @@ def test_pyslowfast_clips_of_a_span(golden: Cases):
         assert frames.tolist() == positions.tolist() == case["no_duration"]["position_ids"], case
 
 
-def test_pyslowfast_full_video(golden: Cases):
+def test_pyslowfast_full_video(golden: Cases, make_vtn_contract: Callable[..., Contract]):
     assert golden["vtn"]["full_video"]
     for case in golden["vtn"]["full_video"]:
         for clock in (mp4_clock(case), matroska_clock(case)):
-            clip = full_video_clip(
-                clock, clip_frames=case["clip_frames"], span_s=case["clip_frames"] / case["target_fps"]
-            )
+            span_s = case["clip_frames"] / case["target_fps"]
+            clip = full_video_clip(clock, clip_frames=case["clip_frames"], span_s=span_s)
             assert clip.tolist() == [case["position_ids"]], case
+            # A request may ask for the number that another model was evaluated with.
+            contract = make_vtn_contract(num_full=7, span_s=span_s)
+            clips = sample_clips(contract, Protocol.parse(f"full{case['clip_frames']}"), clock)
+            assert clips.frames.tolist() == clips.positions.tolist() == [case["position_ids"]], case
 
 
 @pytest.mark.parametrize("rate", RATES, ids=str)

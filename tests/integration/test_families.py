@@ -11,7 +11,8 @@ from real_server import Serving
 
 from tubelet.averaging import average_views, probabilities, view_rows
 from tubelet.clients.results import Classification
-from tubelet.engines import open_engine
+from tubelet.engines.base import EngineSettings
+from tubelet.engines.open import open_engine
 from tubelet.export.repository import write_repository
 from tubelet.preprocess.geometry import cut_units
 from tubelet.preprocess.prepare import prepare_video
@@ -76,7 +77,8 @@ def test_served_views_are_those_of_the_graphs(families: Families, clips: Path, m
         video, Request.from_parameters({"protocol": protocol}, contract, Limits()), contract, Limits()
     )
     units = cut_units(prepared.frames, prepared.unit_frames, prepared.crops, size_px=contract.crop.size_px)
-    encoder, batch = open_engine(bundle / "encoder.onnx", threads=2), manifest.build.largest_batch
+    settings, batch = EngineSettings.of_mode("openvino", "fp32", "latency"), manifest.build.largest_batch
+    encoder = open_engine(bundle / "encoder.onnx", settings)
     runs = [encoder.run({"UNITS": units[i : i + batch]}) for i in range(0, len(units), batch)]
     encoded = np.concatenate([next(iter(run.values())) for run in runs])
     if contract.is_joint:
@@ -86,7 +88,7 @@ def test_served_views_are_those_of_the_graphs(families: Families, clips: Path, m
         feeds = {"FEATURES": encoded, "CLIP_UNITS": prepared.clip_units, "CROPS": prepared.crops}
         if contract.geometry.positions:
             feeds["CLIP_POSITIONS"] = prepared.clip_positions
-        answer = open_engine(bundle / "temporal.onnx", threads=1).run(feeds)
+        answer = open_engine(bundle / "temporal.onnx", EngineSettings.small("openvino")).run(feeds)
         views = answer["VIEW_LOGITS"]
         if contract.geometry.attention:
             assert found.attention is not None

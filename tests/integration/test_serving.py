@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -26,7 +25,8 @@ from real_server import ROOT, TUBELET, Serving
 from tubelet.averaging import average_views
 from tubelet.clients import VideoClassifier
 from tubelet.demo.evaluate import evaluate_in_torch
-from tubelet.engines import open_engine
+from tubelet.engines.base import EngineSettings
+from tubelet.engines.open import open_engine
 from tubelet.preprocess.canary import canary_video
 from tubelet.preprocess.geometry import cut_units
 from tubelet.preprocess.prepare import prepare_video
@@ -78,11 +78,12 @@ def test_same_bits_as_the_engine_called_directly(
     request = Request.from_parameters({"protocol": protocol}, contract, limits)
     prepared = prepare_video(video, request, contract, limits)
     units = cut_units(prepared.frames, prepared.unit_frames, prepared.crops, size_px=contract.crop.size_px)
-    threads = len(os.sched_getaffinity(0))
-    encoder = open_engine(motion_bundle / "encoder.onnx", threads=threads)
+    settings = EngineSettings.of_mode("openvino", "fp32", "latency")
+    encoder = open_engine(motion_bundle / "encoder.onnx", settings)
     chunks = [encoder.run({"UNITS": units[i : i + 32]})["FEATURES"] for i in range(0, len(units), 32)]
     feeds = {"FEATURES": np.concatenate(chunks), "CLIP_UNITS": prepared.clip_units, "CROPS": prepared.crops}
-    views = open_engine(motion_bundle / "temporal.onnx", threads=1).run(feeds)["VIEW_LOGITS"]
+    temporal = open_engine(motion_bundle / "temporal.onnx", EngineSettings.small("openvino"))
+    views = temporal.run(feeds)["VIEW_LOGITS"]
     logits = average_views(views, contract.aggregation, contract.heads)
 
     found = classifier.classify(video, protocol=protocol)
@@ -252,8 +253,8 @@ def test_metrics_of_our_own(classifier: VideoClassifier, server: Serving, video:
     [
         ("units", {"FRAMES": (2, 60, 60, 3), "UNIT_FRAMES": (5000, 4), "CROPS": (1, 2), "DEADLINE": (1,)}, MANY),
         ("units", {"FRAMES": (2, 20, 60, 3), "UNIT_FRAMES": (1, 4), "CROPS": (1, 2), "DEADLINE": (1,)}, "bad_input"),
-        ("temporal", {"FEATURES": (12, 96), "CLIP_UNITS": (20_000, 4), "CROPS": (3, 2)}, MANY),
-        ("temporal", {"FEATURES": (0, 96), "CLIP_UNITS": (1, 4), "CROPS": (3, 2)}, "bad_input"),
+        ("temporal", {"FEATURES": (12, 96), "CLIP_UNITS": (20_000, 4), "CROPS": (3, 2), "DEADLINE": (1,)}, MANY),
+        ("temporal", {"FEATURES": (0, 96), "CLIP_UNITS": (1, 4), "CROPS": (3, 2), "DEADLINE": (1,)}, "bad_input"),
     ],
 )
 def test_inner_steps_hold_the_limits_too(

@@ -38,8 +38,8 @@ REPORT: dict[str, Any] = {
 Handler = Callable[[service_pb2.ModelInferRequest, grpc.ServicerContext], service_pb2.ModelInferResponse]
 
 
-def contract(name: str = "demo", *, activation: Any = "softmax") -> Contract:
-    """A contract of four classes and clips of eight frames."""
+def contract(name: str = "demo", *, activation: Any = "softmax", any_length: bool = False) -> Contract:
+    """A contract of four classes and clips of eight frames; ``any_length``: each a unit, in any number."""
     return Contract(
         schema_version=1,
         name=name,
@@ -51,7 +51,13 @@ def contract(name: str = "demo", *, activation: Any = "softmax") -> Contract:
             sampled_frames=None,
             num_heads=None,
         ),
-        geometry=Geometry(unit_frames=2, feature_dim=16, positions=False, attention=False, any_length=False),
+        geometry=Geometry(
+            unit_frames=1 if any_length else 2,
+            feature_dim=16,
+            positions=any_length,
+            attention=False,
+            any_length=any_length,
+        ),
         sampler=Sampler(kind="scenic", num_frames=8, stride=1, target_fps=None, short_video="wrap"),
         full_video=None,
         resize=Resize(
@@ -72,10 +78,12 @@ def contract(name: str = "demo", *, activation: Any = "softmax") -> Contract:
     )
 
 
-def ensemble(name: str = "demo", *, limits: Limits | None = None, **changes: str) -> model_config_pb2.ModelConfig:
+def ensemble(
+    name: str = "demo", *, limits: Limits | None = None, any_length: bool = False, **changes: str
+) -> model_config_pb2.ModelConfig:
     """The configuration of an ensemble with a contract; ``changes`` replace its parameters."""
     config = model_config_pb2.ModelConfig(name=name, platform="ensemble")
-    promise = contract(name)
+    promise = contract(name, any_length=any_length)
     parameters = {
         "contract": canonical_json(promise),
         "contract_digest": promise.digest,
@@ -98,13 +106,15 @@ def response(
     add_tensor(answer, "LOGITS", row)
     add_tensor(answer, "VIEW_LOGITS", row[None])
     add_tensor(answer, "FRAME_TIMES", np.arange(8, dtype=np.float32)[None] / 8)
+    add_tensor(answer, "CLIP_SPANS", np.array([[0, 1]], dtype=np.float32))
     add_strings(answer, "REPORT", [json.dumps(REPORT if report is None else report).encode()])
     add_strings(answer, "PROBABILITIES", labels)
     return answer
 
 
-def add_tensor(answer: service_pb2.ModelInferResponse, name: str, array: NDArray[np.float32]) -> None:
-    answer.outputs.add(name=name, datatype="FP32", shape=array.shape)
+def add_tensor(answer: service_pb2.ModelInferResponse, name: str, array: NDArray[Any]) -> None:
+    datatype = {"f": "FP32", "i": "INT32"}[array.dtype.kind]
+    answer.outputs.add(name=name, datatype=datatype, shape=array.shape)
     answer.raw_output_contents.append(array.tobytes())
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from hypothesis import strategies as st
 
+from tubelet.preprocess.timeline import VideoClock
 from tubelet.spec.manifest import Contract, Geometry, Head
 from tubelet.spec.network import I3dNetwork, Network, VidtrNetwork, VivitNetwork, VtnNetwork
 from tubelet.spec.pipeline import Crop, FullVideo, Normalisation, Resize, Sampler
+from tubelet.spec.protocol import ANY_CLIPS, ANY_FULL
 
 sizes = st.integers(1, 64)
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -125,12 +128,27 @@ def head_lists(draw: st.DrawFn) -> tuple[tuple[Head, ...], str | None]:
 
 
 @st.composite
+def protocol_lists(draw: st.DrawFn, geometry: Geometry) -> tuple[list[str], str, FullVideo | None]:
+    """Protocols, one of them by default, and what ``full`` means where there is one like it."""
+    protocols = draw(st.lists(one_of_names(["1x1", "4x3", "10x3", "tsn", ANY_CLIPS]), min_size=1, unique=True))
+    lengths = st.integers(1, 64).map(lambda count: count * geometry.unit_frames)
+    full = None
+    if geometry.any_length and draw(st.booleans()):
+        full = FullVideo(num_frames=draw(lengths), span_s=draw(st.none() | positive))
+        named = ["full", f"full{draw(lengths)}", ANY_FULL]
+        protocols += draw(st.lists(one_of_names(named), min_size=1, unique=True))
+    meant = {
+        ANY_CLIPS: f"{draw(st.integers(1, 9999))}x{draw(one_of_names(['1', '3']))}",
+        ANY_FULL: f"full{draw(lengths)}",
+    }
+    default = draw(one_of_names(protocols))
+    return protocols, meant.get(default, default), full
+
+
+@st.composite
 def contracts(draw: st.DrawFn) -> Contract:
     geometry, crop_px = draw(geometries), draw(st.integers(1, 512))
-    protocols = draw(st.lists(one_of_names(["1x1", "4x3", "10x3", "tsn"]), min_size=1, unique=True))
-    if geometry.any_length and draw(st.booleans()):
-        protocols.append("full")
-    full = FullVideo(num_frames=draw(sizes), span_s=draw(st.none() | positive)) if "full" in protocols else None
+    protocols, default, full = draw(protocol_lists(geometry))
     heads, product = draw(head_lists())
     num_frames = geometry.unit_frames * (1 if geometry.feature_dim is None else draw(sizes))
     return Contract(
@@ -144,8 +162,30 @@ def contracts(draw: st.DrawFn) -> Contract:
         crop=Crop(kind=draw(one_of_names(["scenic", "pyslowfast", "gluonmm", "gluoncv_i3d"])), size_px=crop_px),
         normalisation=Normalisation(scale=draw(positive), mean=draw(channels), std=draw(channels)),
         protocols=tuple(protocols),
-        default_protocol=draw(one_of_names(protocols)),
+        default_protocol=default,
         aggregation=draw(one_of_names(["mean_logits", "sum_logits", "mean_probabilities"])),
         heads=heads,
         product=product,
     )
+
+
+@st.composite
+def video_clocks(draw: st.DrawFn) -> VideoClock:
+    """Clocks of 1 to 300 frames at a rate that may vary, with and without a duration in the header."""
+    gaps = np.array(draw(st.lists(st.integers(1, 200), min_size=1, max_size=300)))
+    ticks = np.concatenate(([0], np.cumsum(gaps)))
+    interval_s = float(gaps[-1]) / 1000
+    return VideoClock(
+        times=ticks[:-1] / 1000,
+        interval_s=interval_s,
+        fps=draw(st.sampled_from([10.0, 25.0, 29.97, 60.0])),
+        ticks=ticks if draw(st.booleans()) else None,
+    )
+
+
+protocol_names = st.one_of(
+    st.builds("{}x{}".format, st.integers(1, 40), st.sampled_from([1, 3])),
+    st.integers(1, 300).map("full{}".format),
+    st.sampled_from(["tsn", "full"]),
+)
+"""Of requests; some models have no whole video."""

@@ -12,13 +12,15 @@ from tiny import CHECKPOINT, LABELS, RECIPE, write_recipe
 
 from tubelet.checkpoints.load import sha256_file
 from tubelet.checkpoints.scenic import write_checkpoint
-from tubelet.engines import open_engine
+from tubelet.engines.base import EngineSettings
+from tubelet.engines.open import open_engine
 from tubelet.export.bundle import export_bundle, load_plan
 from tubelet.models.vivit import FactorisedEncoder
 from tubelet.spec.errors import ExportMismatchError, InvalidRequestError, RecipeError
 from tubelet.spec.manifest import Geometry, Manifest
 from tubelet.spec.recipe import Recipe
 
+SMALL = EngineSettings.small("openvino")
 TWO_HEADS = RECIPE.replace('name = "direction"', 'name = "vertical"').replace("labels.txt", "vertical.txt") + (
     '[[heads]]\nname = "other"\nactivation = "sigmoid"\nlabels = "other.txt"\n'
 )
@@ -49,7 +51,7 @@ def test_manifest_says_what_was_built(tiny_bundle: Path, tmp_path: Path) -> None
     assert build.checkpoint.sha256 == sha256_file(CHECKPOINT)
     model = load_plan(Recipe.load(write_recipe(tmp_path)), CHECKPOINT)
     assert build.num_parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert build.tools.keys() == {"tubelet", "torch", "onnx", "onnxscript", "onnxruntime", "numpy"}
+    assert build.tools.keys() == {"tubelet", "torch", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy"}
     (head,) = contract.heads
     assert head.num_classes == len(LABELS)
     assert head.labels_sha256 == hashlib.sha256((tiny_bundle / "labels.txt").read_bytes()).hexdigest()
@@ -58,12 +60,13 @@ def test_manifest_says_what_was_built(tiny_bundle: Path, tmp_path: Path) -> None
 def test_manifest_and_parity_tell_the_same_measurements(tiny_bundle: Path) -> None:
     manifest = json.loads((tiny_bundle / "manifest.json").read_text())
     parity = json.loads((tiny_bundle / "parity.json").read_text())
-    assert parity["passed"] is True
-    assert parity["units_equal"] is True
     assert parity["contract_digest"] == manifest["contract_digest"]
-    assert parity["budget"] == manifest["build"]["budget"]
-    assert parity["measured"] == manifest["build"]["measured"]
-    assert all(measured["num_views"] >= 16 for measured in parity["measured"])
+    assert list(parity["results"]) == ["onnxruntime-fp32", "openvino-fp32"]
+    assert list(parity["results"].values()) == manifest["build"]["verified"]
+    for result in parity["results"].values():
+        assert result["passed"] is True
+        assert result["units_equal"] is True
+        assert all(measured["num_views"] >= 16 for measured in result["measured"])
 
 
 def test_several_heads_have_labels_and_probabilities_of_their_own(tmp_path: Path) -> None:
@@ -77,7 +80,7 @@ def test_several_heads_have_labels_and_probabilities_of_their_own(tmp_path: Path
     assert "labels.txt" not in names
     assert manifest.contract.num_classes == 5
     view_logits = np.zeros((2, 5), np.float32)
-    found = open_engine(tmp_path / "bundle" / "average.onnx", threads=1).run({"VIEW_LOGITS": view_logits})
+    found = open_engine(tmp_path / "bundle" / "average.onnx", SMALL).run({"VIEW_LOGITS": view_logits})
     np.testing.assert_allclose(found["PROBABILITIES"], [1 / 3] * 3 + [0.5] * 2, rtol=0, atol=1e-6)
     assert [line for line in lines if line.startswith("exported")] == [
         f"exported {step}.onnx" for step in ("units", "encoder", "temporal", "average")

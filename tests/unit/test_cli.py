@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from scripted_triton import ScriptedTriton, running
+from scripted_triton import ScriptedTriton, ensemble, running
 
 from tubelet.cli import main
 
@@ -114,6 +114,14 @@ def test_wishes_reach_the_server(triton: ScriptedTriton, tmp_path: Path) -> None
     assert parameters["protocol"].string_param == "4x3"
     assert float(parameters["start_s"].string_param) == 1.5
     assert float(parameters["deadline_ms"].string_param) == 9000
+
+
+def test_chunks_are_a_wish_too(triton: ScriptedTriton, tmp_path: Path) -> None:
+    (video,) = write_videos(tmp_path, LEFT)
+    triton.models = [ensemble(any_length=True)]
+    result = tubelet("classify", video, "--chunked", "--json", url=triton.url)
+    assert triton.requests[0].model_name == "demo_chunked"
+    assert json.loads(result.stdout)["clip_spans"] == [[0.0, 1.0]]
 
 
 def test_a_list_is_scored(triton: ScriptedTriton, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import grpc  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scripted_triton import ScriptedTriton, contract, ensemble, response, running
+from scripted_triton import ScriptedTriton, add_tensor, contract, ensemble, response, running
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from tubelet.clients import Classification, VideoClassifier
@@ -65,7 +65,7 @@ def test_the_wishes_travel_as_parameters(triton: ScriptedTriton) -> None:
     assert request.parameters["timeout"].int64_param == 7_500_000
     asked = {output.name: output.parameters["classification"].int64_param for output in request.outputs}
     assert asked.pop("PROBABILITIES") == contract().num_classes
-    assert set(asked) == {"LOGITS", "VIEW_LOGITS", "FRAME_TIMES", "REPORT"}
+    assert set(asked) == {"LOGITS", "VIEW_LOGITS", "FRAME_TIMES", "CLIP_SPANS", "REPORT"}
 
 
 def test_without_a_deadline_the_clients_or_the_servers_own_holds(triton: ScriptedTriton) -> None:
@@ -91,6 +91,92 @@ def test_frames_go_to_the_other_ensemble(triton: ScriptedTriton) -> None:
     ]
     assert request.raw_input_contents[0] == frames.tobytes()
     assert np.frombuffer(request.raw_input_contents[1], np.float32) == 12.5
+
+
+@pytest.fixture
+def any_length() -> Iterator[ScriptedTriton]:
+    """A model that takes any number of frames, and gives the features 0 to 159 of ten frames."""
+
+    def infer(request: service_pb2.ModelInferRequest, _: object) -> service_pb2.ModelInferResponse:
+        answer = response([3.0, 1.0, 0.0, -1.0])
+        add_tensor(answer, "FEATURES", FEATURES)
+        add_tensor(answer, "POSITIONS", POSITIONS)
+        return answer
+
+    with running(ScriptedTriton(models=[ensemble(any_length=True)], infer=infer)) as scripted:
+        yield scripted
+
+
+FEATURES = np.arange(160, dtype=np.float32).reshape(1, 10, 16)
+POSITIONS = np.arange(10, dtype=np.int32)[None] * 3
+
+
+def asked(request: service_pb2.ModelInferRequest) -> set[str]:
+    return {output.name for output in request.outputs}
+
+
+def test_features_come_and_go(any_length: ScriptedTriton) -> None:
+    with VideoClassifier(any_length.url) as classifier:
+        plain = classifier.classify(LEFT)
+        found = classifier.classify(LEFT, with_features=True)
+        assert found.features is not None
+        again = classifier.classify_features(found.features, found.positions, deadline_s=3.0)
+    assert (plain.features, plain.positions) == (None, None)
+    np.testing.assert_array_equal(found.features, FEATURES)
+    np.testing.assert_array_equal(found.positions, POSITIONS)
+    first, second, third = any_length.requests
+    assert asked(second) - asked(first) == {"FEATURES", "POSITIONS"}
+    assert asked(first) - asked(third) == {"FRAME_TIMES", "CLIP_SPANS"}
+    assert third.model_name == "demo_features"
+    assert [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in third.inputs] == [
+        ("FEATURES", "FP32", [1, 10, 16]),
+        ("POSITIONS", "INT32", [1, 10]),
+    ]
+    assert third.raw_input_contents[:] == [FEATURES.tobytes(), POSITIONS.tobytes()]
+    assert set(third.parameters) == {"deadline_ms", "timeout"}
+    assert (again.frame_times, again.clip_spans) == (None, None)
+
+
+def test_chunks_and_frames_have_ways_of_their_own(any_length: ScriptedTriton) -> None:
+    with VideoClassifier(any_length.url) as classifier:
+        classifier.classify(LEFT, chunked=True, protocol="4x3")
+        classifier.classify_frames(np.zeros((2, 8, 8, 3), np.uint8), fps=25.0, with_features=True)
+    first, second = any_length.requests
+    assert (first.model_name, second.model_name) == ("demo_chunked", "demo_frames")
+    assert first.parameters["protocol"].string_param == "4x3"
+    assert "FEATURES" in asked(second) - asked(first)
+
+
+@pytest.mark.parametrize(
+    ("features", "positions", "message"),
+    [
+        (FEATURES.astype(np.float64), POSITIONS, r"must be float32 \[V, n, 16\], got float64 \[1, 10, 16\]"),
+        (FEATURES[0], POSITIONS, r"got float32 \[10, 16\]"),
+        (FEATURES[:, :, 1:], POSITIONS, r"got float32 \[1, 10, 15\]"),
+        (FEATURES, None, r"needs positions int32 \[1, 10\] of these features, got none"),
+        (FEATURES, POSITIONS.astype(np.int64), r"got int64 \[1, 10\]"),
+        (FEATURES, POSITIONS[:, 1:], r"got int32 \[1, 9\]"),
+    ],
+)
+def test_what_are_no_features_is_not_sent(
+    any_length: ScriptedTriton, features: NDArray[Any], positions: NDArray[Any] | None, message: str
+) -> None:
+    with VideoClassifier(any_length.url) as classifier, pytest.raises(InvalidRequestError, match=message):
+        classifier.classify_features(features, positions)
+    assert any_length.requests == []
+
+
+def test_a_model_of_whole_clips_has_no_features(triton: ScriptedTriton) -> None:
+    with VideoClassifier(triton.url) as classifier:
+        for attempt in (
+            lambda: classifier.classify(LEFT, chunked=True),
+            lambda: classifier.classify(LEFT, with_features=True),
+            lambda: classifier.classify_frames(np.zeros((2, 8, 8, 3), np.uint8), fps=25.0, with_features=True),
+            lambda: classifier.classify_features(FEATURES, POSITIONS),
+        ):
+            with pytest.raises(InvalidRequestError, match="takes whole clips only"):
+                attempt()
+    assert triton.requests == []
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,11 @@ def read(video: bytes, wanted: list[int], guard: Guard | None = None) -> tuple[R
     to_rgb, taken = RgbConverter(), {}
     with open_video(video, guard) as source:
         reading = read_frames(
-            source, guard, wanted=wanted, take=lambda number, frame: taken.update({number: to_rgb(frame)})
+            source,
+            guard,
+            wanted=wanted,
+            take=lambda number, frame: taken.update({number: to_rgb(frame)}),
+            restart=taken.clear,
         )
     return reading, taken
 
@@ -137,7 +141,7 @@ def test_an_unusual_colour_description_does_not_stop_the_conversion(make_video: 
     to_rgb, taken = RgbConverter(), []
     guard = Guard(Limits())
     with open_video(make_video(options=(("x264-params", params),)), guard) as source:
-        read_frames(source, guard, wanted=[5], take=lambda _, frame: taken.append(to_rgb(frame)))
+        read_frames(source, guard, wanted=[5], take=lambda _, frame: taken.append(to_rgb(frame)), restart=taken.clear)
     assert read_numbers(taken) == [5]
     assert list(to_rgb.warnings) == ["colour"]
 
@@ -240,7 +244,7 @@ def test_the_clock_is_looked_at_while_opening_and_while_decoding(make_video: Mak
     with open_video(make_video(), guard) as source:
         guard.deadline = 0.0
         with pytest.raises(DeadlineError):
-            read_frames(source, guard, wanted=[0], take=lambda number, frame: None)
+            read_frames(source, guard, wanted=[0], take=lambda number, frame: None, restart=lambda: None)
 
 
 class OpenWatch:

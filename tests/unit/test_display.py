@@ -30,13 +30,14 @@ from tubelet.clients.display import (
 from tubelet.clients.evaluate import Evaluation, Row, RowResult
 from tubelet.clients.results import Classification, read_classification
 from tubelet.spec.errors import InvalidVideoError
+from tubelet.spec.tensors import answer_names
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def classification(**report: object) -> Classification:
     answer = InferResult(response([0.0, 0.0, 2.0, 1.0], report=REPORT | report))
-    return read_classification(answer, contract=contract(), top=4, round_trip_ms=12.0)
+    return read_classification(answer, contract=contract(), asked=answer_names(contract()), top=4, round_trip_ms=12.0)
 
 
 def plain(show: Callable[[IO[str]], None]) -> str:

@@ -15,12 +15,14 @@ from tubelet.spec.manifest import (
     MANIFEST_FILE,
     Budget,
     Build,
+    Calibration,
     Checkpoint,
     Contract,
     Geometry,
     Head,
     Manifest,
     Measurement,
+    Verification,
 )
 from tubelet.spec.network import I3dNetwork, Network, VidtrNetwork, VivitNetwork, VtnNetwork
 from tubelet.spec.pipeline import Crop, FullVideo, Normalisation, Resize, Sampler
@@ -28,7 +30,17 @@ from tubelet.spec.strict import decode, digest, encode
 
 measurements = st.builds(
     Measurement,
-    stage=st.text(), against=st.text(), num_views=sizes, max_abs_logit=finite, cosine=finite, top1_agreement=finite,
+    stage=st.text(), against=st.text(), num_views=sizes, max_abs_logit=st.none() | finite, cosine=st.none() | finite,
+    top1_agreement=finite,
+)  # fmt: skip
+verifications = st.builds(
+    Verification,
+    engine=st.sampled_from(["openvino", "onnxruntime"]),
+    precision=st.sampled_from(["fp32", "bf16", "int8"]),
+    version=st.text(), processor=st.text(), graphs_sha256=st.text(), num_clips=sizes, passed=st.booleans(),
+    budget=st.builds(Budget, max_abs_logit=st.none() | finite, min_cosine=finite, min_top1_agreement=finite),
+    units_equal=st.booleans(),
+    measured=st.lists(measurements, max_size=2).map(tuple),
 )  # fmt: skip
 builds = st.builds(
     Build,
@@ -39,11 +51,10 @@ builds = st.builds(
     ),
     num_parameters=sizes,
     opset=sizes,
-    precision=st.just("fp32"),
     largest_batch=sizes,
     tools=st.dictionaries(st.text(), st.text(), max_size=3),
-    budget=st.builds(Budget, max_abs_logit=st.none() | finite, min_cosine=finite, min_top1_agreement=finite),
-    measured=st.lists(measurements, max_size=2).map(tuple),
+    int8=st.none() | st.builds(Calibration, tool=st.text(), num_clips=sizes, num_units=sizes),
+    verified=st.lists(verifications, max_size=2).map(tuple),
 )  # fmt: skip
 
 VIVIT = VivitNetwork(
@@ -95,11 +106,10 @@ def manifest() -> Manifest:
         checkpoint=Checkpoint(format="scenic", file="checkpoint", sha256="c", source="s", licence="Apache-2.0"),
         num_parameters=1,
         opset=20,
-        precision="fp32",
         largest_batch=8,
         tools={"torch": "2"},
-        budget=Budget(max_abs_logit=2e-4, min_cosine=0.999999, min_top1_agreement=1.0),
-        measured=(),
+        int8=None,
+        verified=(),
     )
     return manifest_of(contract, build)
 

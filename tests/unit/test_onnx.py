@@ -10,13 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import CHECKPOINT, TINY, recipe_data
 
-from tubelet.engines import Engine, open_engine
+from tubelet.engines.base import Engine, EngineSettings
+from tubelet.engines.open import open_engine
 from tubelet.export.bundle import load_plan
 from tubelet.export.graphs import EncodeUnits
-from tubelet.export.onnx import OPSET, export_graphs, graph_file
+from tubelet.export.onnx import OPSET, export_graphs
 from tubelet.models.network import TwoStageVideoNetwork
 from tubelet.preprocess.geometry import cut_units
 from tubelet.preprocess.normalise import normalise
+from tubelet.spec.engine import EngineName, graph_file
 from tubelet.spec.manifest import Contract, Manifest
 from tubelet.spec.pipeline import Normalisation
 from tubelet.spec.recipe import Recipe
@@ -38,9 +40,16 @@ def model() -> TwoStageVideoNetwork:
     return network
 
 
+@pytest.fixture(scope="module", params=["openvino", "onnxruntime"])
+def engine_name(request: pytest.FixtureRequest) -> EngineName:
+    name: EngineName = request.param
+    return name
+
+
 @pytest.fixture(scope="module")
-def engines(tiny_bundle: Path) -> dict[str, Engine]:
-    return {step: open_engine(tiny_bundle / graph_file(step), threads=1) for step in GRAPH_STEPS}
+def engines(tiny_bundle: Path, engine_name: EngineName) -> dict[str, Engine]:
+    settings = EngineSettings.small(engine_name)
+    return {step: open_engine(tiny_bundle / graph_file(step), settings) for step in GRAPH_STEPS}
 
 
 @settings(max_examples=30, deadline=None)
@@ -147,15 +156,19 @@ def test_graph_files_name_their_contract_and_nothing_of_the_machine(
 
 
 def test_large_weights_lie_beside_the_graph(
-    tmp_path: Path, engines: dict[str, Engine], contract: Contract, model: TwoStageVideoNetwork
+    tmp_path: Path,
+    engines: dict[str, Engine],
+    engine_name: EngineName,
+    contract: Contract,
+    model: TwoStageVideoNetwork,
 ) -> None:
     names = list(export_graphs(model, contract, out=tmp_path, external_data_bytes=16_000))
     assert names == [graph_file(step) for step in GRAPH_STEPS]
     files = {path.name for path in tmp_path.iterdir()}
     assert files == {*names, "encoder.onnx.data"}
-    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    moved = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}_moved"))
     units = np.random.default_rng(0).integers(0, 256, size=(3, *contract.unit_shape), dtype=np.uint8)
-    found = open_engine(moved / "encoder.onnx", threads=1).run({"UNITS": units})["FEATURES"]
+    found = open_engine(moved / "encoder.onnx", EngineSettings.small(engine_name)).run({"UNITS": units})["FEATURES"]
     np.testing.assert_array_equal(found, engines["encoder"].run({"UNITS": units})["FEATURES"])
     assert (moved / "encoder.onnx").stat().st_size < (moved / "encoder.onnx.data").stat().st_size
 

@@ -68,7 +68,7 @@ def test_shapes_types_and_bookkeeping(contract: Contract, make_video: MakeVideo,
     assert prepared.frame_times.shape == (4, 4)
     np.testing.assert_allclose(prepared.frame_times * 25, clips_of(prepared, frames), rtol=1e-5)
     assert prepared.num_frames == 30
-    assert 29 <= prepared.frames_decoded <= 30
+    assert len(frames) <= prepared.frames_decoded < 30
     assert prepared.warnings == ()
     assert set(prepared.milliseconds) == {"decode", "resize"}
     assert min(prepared.milliseconds.values()) > 0

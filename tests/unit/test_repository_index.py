@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tubelet.spec.engine import Running
 from tubelet.spec.errors import ContractError, RecipeError
 from tubelet.spec.repository import REPOSITORY_FILE, RepositoryIndex, ServedModel
 
@@ -17,6 +18,8 @@ def test_round_trip(tmp_path: Path) -> None:
         canary_protocol="1x1",
         shm_bytes=4096,
         max_silence_s=70.0,
+        running=Running(engine="openvino", precision="bf16", mode="throughput"),
+        verified=True,
     )
     index = RepositoryIndex(schema_version=1, target="cpu", models=(model,))
     index.save(tmp_path)

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tubelet.spec.bounds import MOST_CLIP_FRAMES
 from tubelet.spec.errors import InvalidRequestError, LimitError
 from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Contract
 from tubelet.spec.pipeline import FullVideo
-from tubelet.spec.protocol import Protocol
+from tubelet.spec.protocol import ANY_CLIPS, ANY_FULL, Protocol
 from tubelet.spec.request import PARAMETERS, Request
 from tubelet.spec.strict import decode
 
@@ -122,26 +123,61 @@ def test_views_are_limited() -> None:
     assert Request.from_parameters({"protocol": "100x3"}, CONTRACT, Limits(max_views=300)).protocol.num_views == 300
 
 
-@given(st.text(max_size=8))
-def test_a_protocols_name_is_read_or_refused(name: str) -> None:
-    try:
-        protocol = Protocol.parse(name)
-    except ValueError:
-        return
-    assert protocol.name == name
-    assert protocol.num_views >= 1
+ANY = replace(
+    CONTRACT,
+    geometry=replace(CONTRACT.geometry, unit_frames=2),
+    protocols=("1x1", "tsn", "full", ANY_CLIPS, ANY_FULL),
+    default_protocol="1x1",
+    full_video=FullVideo(num_frames=250, span_s=None),
+)
+"""A model that takes any number of clips, and of frames, two to a unit."""
+
+
+def read_any(protocol: str, **limits: int) -> Protocol:
+    return Request.from_parameters({"protocol": protocol}, ANY, Limits(**limits)).protocol
+
+
+@given(st.integers(2, 9999), st.sampled_from([1, 3]))
+def test_any_number_of_clips_is_allowed_up_to_the_views_of_the_limit(clips: int, crops: int) -> None:
+    name, views = f"{clips}x{crops}", clips * crops
+    assert read_any(name, max_views=views) == Protocol(name, clips, crops)
+    with pytest.raises(LimitError, match=f"protocol {name} asks for {views} views, max_views is {views - 1}") as caught:
+        read_any(name, max_views=views - 1)
+    assert caught.value.code == "too_many_views"
+
+
+@given(st.integers(1, MOST_CLIP_FRAMES // 2))
+def test_any_number_of_frames_is_allowed_up_to_the_units_of_the_limit(units: int) -> None:
+    name = f"full{2 * units}"
+    assert read_any(name, max_units=units) == Protocol(name, 1, 1, 2 * units)
+    if units > 1:
+        with pytest.raises(LimitError, match=f"protocol {name} asks for {units} units, max_units is {units - 1}"):
+            read_any(name, max_units=units - 1)
+
+
+def test_ten_thousand_frames_are_more_than_the_limit_by_default() -> None:
+    contract = replace(ANY, geometry=CONTRACT.geometry)
+    with pytest.raises(LimitError, match="protocol full10000 asks for 10000 units, max_units is 4096") as caught:
+        Request.from_parameters({"protocol": "full10000"}, contract, Limits())
+    assert caught.value.code == "too_many_views"
+    allowed = Request.from_parameters({"protocol": "full10000"}, contract, Limits(max_units=10_000))
+    assert allowed.protocol.num_frames == 10_000
 
 
 @pytest.mark.parametrize(
-    ("name", "clips", "crops"), [("1x1", 1, 1), ("4x3", 4, 3), ("10x3", 10, 3), ("tsn", 1, 1), ("full", 1, 1)]
+    ("protocol", "message"),
+    [
+        ("full63", "m takes clips of a multiple of 2 frames, got protocol full63"),
+        ("full1", "m takes clips of a multiple of 2 frames, got protocol full1"),
+        ("CxR", "m has no protocol 'CxR'; it has 1x1, tsn, full, CxR (any number of clips, 1 or 3 crops), fullN (the"),
+        ("fullN", "m has no protocol 'fullN'; it has 1x1, tsn, full, CxR (any number of clips, 1 or 3 crops), fullN"),
+        ("4x2", "m has no protocol '4x2'"),
+        ("full0", "m has no protocol 'full0'"),
+        (f"full{MOST_CLIP_FRAMES + 2}", f"m has no protocol 'full{MOST_CLIP_FRAMES + 2}'"),
+    ],
 )
-def test_protocols_of_the_papers(name: str, clips: int, crops: int) -> None:
-    assert Protocol.parse(name) == Protocol(name, clips, crops)
-
-
-@pytest.mark.parametrize(
-    "name", ["0x1", "1x2", "1x0", "01x1", "1x1 ", "-1x3", "99999x1", "fully", "", "1X1", "\u0661x1"]
-)
-def test_other_names_are_no_protocols(name: str) -> None:
-    with pytest.raises(ValueError, match="a protocol is"):
-        Protocol.parse(name)
+def test_what_no_number_can_be_is_named(protocol: str, message: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        read_any(protocol)
+    assert caught.value.code == "bad_parameter"
+    assert message in caught.value.message

@@ -14,13 +14,15 @@ from tritonclient.grpc import InferResult, service_pb2
 
 from tubelet.clients.results import Classification, read_classification
 from tubelet.spec.errors import ContractError
+from tubelet.spec.tensors import answer_names
 
 float32s = st.floats(-50, 50, width=32)
 
 
 def read(answer: service_pb2.ModelInferResponse, *, top: int = 4, activation: str = "softmax") -> Classification:
+    promise = contract(activation=activation)
     return read_classification(
-        InferResult(answer), contract=contract(activation=activation), top=top, round_trip_ms=12.0
+        InferResult(answer), contract=promise, asked=answer_names(promise), top=top, round_trip_ms=12.0
     )
 
 
@@ -39,6 +41,9 @@ def test_every_field_comes_from_its_tensor() -> None:
     assert found.view_logits.shape == (1, 4)
     assert found.frame_times is not None
     assert found.frame_times.shape == (1, 8)
+    assert found.clip_spans is not None
+    assert found.clip_spans.tolist() == [[0, 1]]
+    assert (found.features, found.positions) == (None, None)
     assert found.report.units_encoded == 3
     assert found.report.milliseconds["encoder"] == 4.0
     assert found.network_ms == 12.0 - 9.25
@@ -88,6 +93,7 @@ def test_the_json_form_is_plain_and_complete() -> None:
         "logits",
         "view_logits",
         "frame_times",
+        "clip_spans",
         "attention",
         "product",
         "report",
@@ -96,7 +102,7 @@ def test_the_json_form_is_plain_and_complete() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["LOGITS", "VIEW_LOGITS", "FRAME_TIMES", "PROBABILITIES", "REPORT"])
+@pytest.mark.parametrize("name", ["LOGITS", "VIEW_LOGITS", "FRAME_TIMES", "CLIP_SPANS", "PROBABILITIES", "REPORT"])
 def test_a_missing_tensor_is_a_broken_contract(name: str) -> None:
     with pytest.raises(ContractError, match=name):
         read(without(name))
@@ -109,6 +115,7 @@ def test_a_missing_tensor_is_a_broken_contract(name: str) -> None:
         ("LOGITS", np.array([0, np.nan, 0, 0], np.float32)),
         ("VIEW_LOGITS", np.zeros(4, np.float32)),
         ("FRAME_TIMES", np.zeros(8, np.float32)),
+        ("CLIP_SPANS", np.zeros((1, 3), np.float32)),
         ("PROBABILITIES", np.zeros(4, np.float32)),
     ],
 )

@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 
+from tubelet.clients.inputs import feature_tensors, frame_tensors, video_tensors
 from tubelet.clients.results import AS_LABELS, Classification, read_classification
-from tubelet.clients.wire import (
-    CHANNEL_OPTIONS,
-    check_url,
-    is_unknown_model,
-    request_parameters,
-    translated_errors,
-)
-from tubelet.spec.bounds import WAYS_IN
-from tubelet.spec.ensemble import EnsembleContract, decode_contract
-from tubelet.spec.errors import ContractError, InvalidRequestError, LimitError, RecipeError, UnavailableError
+from tubelet.clients.served import only_model, read_model
+from tubelet.clients.wire import CHANNEL_OPTIONS, check_url, request_parameters, translated_errors
+from tubelet.spec.ensemble import EnsembleContract
+from tubelet.spec.errors import ContractError, InvalidRequestError
 from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Contract
-from tubelet.spec.strict import decode
-from tubelet.spec.tensors import answer_names
+from tubelet.spec.tensors import WayIn, answer_names, ways_in
 
 __all__ = ["DEFAULT_URL", "VideoClassifier"]
 
 DEFAULT_URL = "127.0.0.1:8001"
 """Triton's gRPC port on this machine."""
 
-_QUESTION_TIMEOUT_S = 10.0
-"""For questions about models, which need no computing."""
 _GRACE_S = 1.0
 """The server ends work at the deadline and says so; the client waits this much longer for that answer."""
-_MAX_MESSAGE_BYTES = 2**31 - 2**16
-"""A protobuf message holds less than 2 GiB; the rest is left for names and parameters."""
 
 
 class VideoClassifier:
@@ -75,8 +64,8 @@ class VideoClassifier:
         # tritonclient's unary calls hold no state of their own, and a gRPC channel may be shared between threads.
         self._triton = InferenceServerClient(check_url(url), channel_args=list(CHANNEL_OPTIONS))
         try:
-            name = self._only_model() if model is None else model
-            self.contract, self.limits = self._read_model(name)
+            name = only_model(self._triton) if model is None else model
+            self.contract, self.limits = read_model(self._triton, name)
             if expect_digest not in (None, self.contract.digest):
                 raise ContractError(
                     "contract_mismatch",
@@ -107,6 +96,8 @@ class VideoClassifier:
         end_s: float | None = None,
         deadline_s: float | None = None,
         top: int = 5,
+        chunked: bool = False,
+        with_features: bool = False,
     ) -> Classification:
         """Classifies one encoded video.
 
@@ -118,9 +109,13 @@ class VideoClassifier:
             deadline_s: how long the answer is worth having; the server stops working on it then. At most
                 ``limits.default_deadline_s``.
             top: number of labels in the answer, at most C.
+            chunked: whether the server is to keep no more than a batch of frames at a time, for long videos in many
+                frames; only of models that take any number of frames (VTN). The answer is the same.
+            with_features: whether the answer is to bring what `classify_features` takes; of the same models.
 
         Raises:
-            InvalidRequestError: a parameter does not fit, or the file cannot be read.
+            InvalidRequestError: a parameter does not fit, the model does not have what was asked for, or the file
+                cannot be read.
             InvalidVideoError: nothing usable comes out of the video.
             LimitError: a limit of the server is exceeded; too large a file is not sent at all.
             OverloadedError: the queue is full; try again later.
@@ -128,13 +123,12 @@ class VideoClassifier:
             UnavailableError: the server or the model is not there, or was lost meanwhile.
             ContractError: the server's answer does not fit the contract.
         """
-        data = self._read_video(video)
-        tensor = InferInput("VIDEO", [1], "BYTES")
-        tensor.set_data_from_numpy(np.array([data], dtype=np.object_))
         parameters = request_parameters(
             protocol=protocol, start_s=start_s, end_s=end_s, deadline_s=self._deadline(deadline_s)
         )
-        return self._infer(self.contract.name, [tensor], parameters=parameters, top=top)
+        way: WayIn = "chunked" if chunked else "video"
+        name, outputs = self._way(way, with_features=with_features)
+        return self._infer(name, video_tensors(video, self.limits), outputs=outputs, parameters=parameters, top=top)
 
     def classify_frames(
         self,
@@ -146,6 +140,7 @@ class VideoClassifier:
         end_s: float | None = None,
         deadline_s: float | None = None,
         top: int = 5,
+        with_features: bool = False,
     ) -> Classification:
         """Classifies decoded frames.
 
@@ -157,127 +152,82 @@ class VideoClassifier:
             end_s: see `classify`.
             deadline_s: see `classify`.
             top: see `classify`.
+            with_features: see `classify`.
 
         Raises:
             TubeletError: as `classify`.
         """
-        if isinstance(self.contract, EnsembleContract):
-            raise InvalidRequestError("bad_input", f"{self.contract.name} takes encoded videos only")
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-            raise InvalidRequestError(
-                "bad_input", f"frames must be uint8 [N, h, w, 3], got {frames.dtype} {list(frames.shape)}"
-            )
-        _check_message_size(frames.nbytes)
-        tensors = [InferInput("FRAMES", list(frames.shape), "UINT8"), InferInput("FPS", [1], "FP32")]
-        tensors[0].set_data_from_numpy(frames)
-        tensors[1].set_data_from_numpy(np.array([fps], dtype=np.float32))
         parameters = request_parameters(
             protocol=protocol, start_s=start_s, end_s=end_s, deadline_s=self._deadline(deadline_s)
         )
-        return self._infer(f"{self.contract.name}_frames", tensors, parameters=parameters, top=top)
+        name, outputs = self._way("frames", with_features=with_features)
+        return self._infer(name, frame_tensors(frames, fps=fps), outputs=outputs, parameters=parameters, top=top)
+
+    def classify_features(
+        self,
+        features: NDArray[np.float32],
+        positions: NDArray[np.int32] | None = None,
+        *,
+        deadline_s: float | None = None,
+        top: int = 5,
+    ) -> Classification:
+        """Classifies a video whose features an earlier answer brought; nothing is decoded or encoded again.
+
+        Args:
+            features: float32 ``[V, n, D]``: `Classification.features`.
+            positions: int32 ``[V, n]``: `Classification.positions`; needed where that is not None.
+            deadline_s: see `classify`.
+            top: see `classify`.
+
+        Raises:
+            TubeletError: as `classify`.
+        """
+        name, outputs = self._way("features")
+        # No other contract has this way in.
+        tensors = feature_tensors(features, positions, cast(Contract, self.contract))
+        parameters = request_parameters(protocol=None, start_s=None, end_s=None, deadline_s=self._deadline(deadline_s))
+        return self._infer(name, tensors, outputs=outputs, parameters=parameters, top=top)
 
     def _deadline(self, deadline_s: float | None) -> float:
         # More than this the server grants to nobody, so waiting longer for it would be in vain.
         return min(self._timeout_s if deadline_s is None else deadline_s, self.limits.default_deadline_s)
 
-    def _infer(self, model: str, inputs: list[InferInput], *, parameters: dict[str, str], top: int) -> Classification:
+    def _way(self, way: WayIn, *, with_features: bool = False) -> tuple[str, tuple[str, ...]]:
+        """The public name of a way into the model, and what is asked for there."""
+        if isinstance(self.contract, EnsembleContract):
+            if way != "video" or with_features:
+                raise InvalidRequestError("bad_input", f"{self.contract.name} takes encoded videos only")
+            return self.contract.name, answer_names(self.contract)
+        ways = ways_in(self.contract)
+        if "features" not in ways and (way not in ways or with_features):
+            raise InvalidRequestError(
+                "bad_input", f"{self.contract.name} takes whole clips only: no chunks, no features"
+            )
+        name, _ = ways[way]
+        return name, answer_names(self.contract, way, with_features=with_features)
+
+    def _infer(
+        self,
+        model: str,
+        inputs: list[InferInput],
+        *,
+        outputs: tuple[str, ...],
+        parameters: dict[str, str],
+        top: int,
+    ) -> Classification:
         if top < 1:
             raise InvalidRequestError("bad_parameter", f"top must be at least 1, got {top}")
         top = min(top, self.contract.num_classes)
-        outputs = [
-            InferRequestedOutput(name, class_count=top if name in AS_LABELS else 0)
-            for name in answer_names(self.contract)
-        ]
         deadline_ms = float(parameters["deadline_ms"])
         started = time.perf_counter()
         with translated_errors():
             answer = self._triton.infer(
                 model,
                 inputs,
-                outputs=outputs,
+                outputs=[InferRequestedOutput(name, class_count=top if name in AS_LABELS else 0) for name in outputs],
                 parameters=parameters,
                 timeout=max(1, int(deadline_ms * 1000)),
                 client_timeout=deadline_ms / 1000 + _GRACE_S,
             )
         round_trip_ms = (time.perf_counter() - started) * 1000
-        return read_classification(answer, contract=self.contract, top=top, round_trip_ms=round_trip_ms)
-
-    def _read_video(self, video: bytes | Path) -> bytes:
-        allowed = self.limits.max_video_bytes
-        if not isinstance(video, bytes):
-            path = video
-            try:
-                if path.exists() and not path.is_file():  # a pipe could keep us waiting for ever
-                    raise InvalidRequestError("bad_input", f"{path} is no regular file")
-                with path.open("rb") as file:
-                    # One byte more than allowed tells, whatever kind of file it is, and reads no more than that.
-                    video = file.read(allowed + 1)
-            except (OSError, ValueError) as exc:  # ValueError: a name with a null byte
-                reason = getattr(exc, "strerror", None) or exc
-                raise InvalidRequestError("bad_input", f"cannot read the file {path}: {reason}") from exc
-            size = f"more than {allowed}" if len(video) > allowed else str(len(video))
-        else:
-            size = str(len(video))
-        if len(video) > allowed:
-            raise LimitError("too_large", f"max_video_bytes is {allowed}, the video has {size}; it was not sent")
-        _check_message_size(len(video))
-        return video
-
-    def _only_model(self) -> str:
-        models = self._public_models()
-        if not models:
-            raise UnavailableError("backend_lost", "the server is there, but no model is ready; try again soon")
-        if len(models) > 1:
-            raise InvalidRequestError("bad_parameter", f"several models are served, name one of {', '.join(models)}")
-        return models[0]
-
-    def _public_models(self) -> list[str]:
-        """Names of the models that are ready and meant for callers, in alphabetical order."""
-        with translated_errors():
-            statistics = self._triton.get_inference_statistics(client_timeout=_QUESTION_TIMEOUT_S)
-        names = sorted({model.name for model in statistics.model_stats if not model.name.endswith(WAYS_IN)})
-        return [name for name in names if _is_public(self._config(name))]
-
-    def _config(self, model: str) -> Any:
-        with translated_errors():
-            return self._triton.get_model_config(model, client_timeout=_QUESTION_TIMEOUT_S).config
-
-    def _read_model(self, model: str) -> tuple[Contract | EnsembleContract, Limits]:
-        try:
-            config = self._config(model)
-        except UnavailableError as exc:
-            if not is_unknown_model(exc) or not (models := self._public_models()):
-                raise
-            raise InvalidRequestError(
-                "bad_parameter", f"there is no model {model!r}; the server has {', '.join(models)}"
-            ) from exc
-        if not _is_public(config):
-            raise InvalidRequestError("bad_parameter", f"{model!r} is no model of tubelet, or an inner step of one")
-        return _read_parameters(model, {name: value.string_value for name, value in config.parameters.items()})
-
-
-def _is_public(config: Any) -> bool:
-    return config.platform == "ensemble" and not config.name.endswith(WAYS_IN) and "contract" in config.parameters
-
-
-def _read_parameters(model: str, parameters: dict[str, str]) -> tuple[Contract | EnsembleContract, Limits]:
-    try:
-        contract = decode_contract(json.loads(parameters["contract"]), where="contract")
-        limits = decode(Limits, json.loads(parameters["limits"]), where="limits")
-    except (KeyError, ValueError, RecipeError) as exc:
-        raise ContractError(
-            "contract_mismatch",
-            f"the contract or the limits of model {model} cannot be read ({exc}); "
-            "use the client of the server's version",
-        ) from exc
-    if (said := parameters.get("contract_digest")) != contract.digest:
-        raise ContractError(
-            "contract_mismatch",
-            f"model {model} says its contract is {said}, but it gives {contract.digest}; write the repository again",
-        )
-    return contract, limits
-
-
-def _check_message_size(size: int) -> None:
-    if size > _MAX_MESSAGE_BYTES:
-        raise LimitError("too_large", f"a request holds at most {_MAX_MESSAGE_BYTES} bytes, got {size}; send less")
+        return read_classification(answer, contract=self.contract, asked=outputs, top=top, round_trip_ms=round_trip_ms)

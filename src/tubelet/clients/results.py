@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,10 @@ from tubelet.spec.ensemble import EnsembleContract
 from tubelet.spec.errors import ContractError
 from tubelet.spec.manifest import Contract
 from tubelet.spec.strict import encode
-from tubelet.spec.tensors import answer_names
 
 __all__ = ["AS_LABELS", "Classification", "Label", "Report", "read_classification"]
+
+_Number = TypeVar("_Number", np.float32, np.int32)
 
 AS_LABELS = ("PROBABILITIES", "PRODUCT")
 """Tensors that are asked for as labels; all others of an answer as they are."""
@@ -58,7 +59,7 @@ class Report:
 class Classification:
     """The answer for one video.
 
-    Axes: V views, C classes of all heads together, K clips, T frames of a clip.
+    Axes: V views, C classes of all heads together, K clips, T frames and n units of a clip, D width of a feature.
     """
 
     model: str
@@ -69,11 +70,18 @@ class Classification:
     view_logits: NDArray[np.float32]
     """``[V, C]``, clip-major."""
     frame_times: NDArray[np.float32] | None
-    """``[K, T]``, seconds from the start of the video; None of models that answer together, each with its own."""
+    """``[K, T]``, seconds from the start of the video; None, here and below, of models that answer together, each with
+    its own, and of features, which have lost theirs."""
+    clip_spans: NDArray[np.float32] | None
+    """``[K, 2]``, when each clip begins and ends, in the same seconds."""
     attention: NDArray[np.float32] | None
     """``[V, n]``, how much the answer looked at each unit, where the model says it (VTN: its frames); else None."""
     product: tuple[Label, ...]
     """The most probable combinations of the heads' classes (Epic-Kitchens: actions), best first; empty without any."""
+    features: NDArray[np.float32] | None
+    """``[V, n, D]``, what the encoder made of each view's units, where it was asked for; see `classify_features`."""
+    positions: NDArray[np.int32] | None
+    """``[V, n]``, where the model was told that each of these units stood, where it is told."""
     report: Report
     round_trip_ms: float
     """From the call to the answer, measured by the client."""
@@ -84,13 +92,14 @@ class Classification:
         return self.round_trip_ms - self.report.milliseconds["total"]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data that JSON can hold; numbers that are not finite become None."""
+        """Plain data that JSON can hold, without features; numbers that are not finite become None."""
         data = {
             "model": self.model,
             "labels": encode(self.labels),
             "logits": self.logits.tolist(),
             "view_logits": self.view_logits.tolist(),
             "frame_times": None if self.frame_times is None else self.frame_times.tolist(),
+            "clip_spans": None if self.clip_spans is None else self.clip_spans.tolist(),
             "attention": None if self.attention is None else self.attention.tolist(),
             "product": encode(self.product),
             "report": encode(self.report),
@@ -102,7 +111,12 @@ class Classification:
 
 
 def read_classification(
-    answer: InferResult, *, contract: Contract | EnsembleContract, top: int, round_trip_ms: float
+    answer: InferResult,
+    *,
+    contract: Contract | EnsembleContract,
+    asked: Sequence[str],
+    top: int,
+    round_trip_ms: float,
 ) -> Classification:
     """Reads Triton's answer.
 
@@ -111,9 +125,9 @@ def read_classification(
     rounding.
 
     Args:
-        answer: with the tensors of `tubelet.spec.tensors.answer_names`, those of `AS_LABELS` as strings
-            ``probability:index:name``.
+        answer: with the tensors that were asked for, those of `AS_LABELS` as strings ``probability:index:name``.
         contract: gives the shapes and each head's activation.
+        asked: names of the tensors, see `tubelet.spec.tensors.answer_names`.
         top: how many labels were asked for.
         round_trip_ms: as measured.
 
@@ -124,9 +138,8 @@ def read_classification(
     if not np.isfinite(logits).all():
         raise _unfit("has LOGITS that are not finite, from which no class follows")
     shares = probabilities(logits.astype(np.float64), contract.heads)
-    given = answer_names(contract)
     product_labels: tuple[Label, ...] = ()
-    if "PRODUCT" in given:
+    if "PRODUCT" in asked:
         products = product(shares, contract.heads)
         product_labels = _labels(_names(answer, "PRODUCT"), products, (-products,), top)
     return Classification(
@@ -135,8 +148,11 @@ def read_classification(
         labels=_labels(_names(answer, "PROBABILITIES"), shares, (-logits, -shares), top),
         logits=logits,
         view_logits=_floats(answer, "VIEW_LOGITS", (None, contract.num_classes)),
-        frame_times=_floats(answer, "FRAME_TIMES", (None, None)) if "FRAME_TIMES" in given else None,
-        attention=_floats(answer, "ATTENTION", (None, None)) if "ATTENTION" in given else None,
+        frame_times=_floats(answer, "FRAME_TIMES", (None, None)) if "FRAME_TIMES" in asked else None,
+        clip_spans=_floats(answer, "CLIP_SPANS", (None, 2)) if "CLIP_SPANS" in asked else None,
+        attention=_floats(answer, "ATTENTION", (None, None)) if "ATTENTION" in asked else None,
+        features=_floats(answer, "FEATURES", (None, None, None)) if "FEATURES" in asked else None,
+        positions=_numbers(answer, "POSITIONS", (None, None), np.int32) if "POSITIONS" in asked else None,
         product=product_labels,
         report=_report(answer),
         round_trip_ms=round_trip_ms,
@@ -152,16 +168,20 @@ def _labels(
 
 
 def _floats(answer: InferResult, name: str, shape: Sequence[int | None]) -> NDArray[np.float32]:
+    return _numbers(answer, name, shape, np.float32)
+
+
+def _numbers(answer: InferResult, name: str, shape: Sequence[int | None], dtype: type[_Number]) -> NDArray[_Number]:
     array = answer.as_numpy(name)
     if array is None:
         raise _unfit(f"lacks {name}")
     fits = len(array.shape) == len(shape) and all(
         want in (None, got) for want, got in zip(shape, array.shape, strict=True)
     )
-    if array.dtype != np.float32 or not fits:
-        raise _unfit(f"has {name} as {array.dtype} {list(array.shape)}, expected float32 {list(shape)}")
-    floats: NDArray[np.float32] = array
-    return floats
+    if array.dtype != dtype or not fits:
+        raise _unfit(f"has {name} as {array.dtype} {list(array.shape)}, expected {dtype.__name__} {list(shape)}")
+    numbers: NDArray[_Number] = array
+    return numbers
 
 
 def _names(answer: InferResult, tensor: str) -> dict[int, str]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from tubelet.spec.engine import EngineName, Mode, Precision
 
-__all__ = ["Arrays", "Engine", "EngineSettings", "num_cores"]
+__all__ = ["Arrays", "Engine", "EngineSettings", "num_cores", "processor_name"]
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -56,3 +58,13 @@ class EngineSettings:
 def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def processor_name() -> str:
+    """As /proc/cpuinfo has it, or the machine's architecture where it says nothing."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

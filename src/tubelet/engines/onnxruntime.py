@@ -12,17 +12,14 @@ from numpy.typing import NDArray
 
 from tubelet.engines.base import Arrays, EngineSettings
 
-__all__ = ["OnnxRuntimeEngine"]
+__all__ = ["OnnxRuntimeEngine", "load_onnxruntime"]
 
 
 class OnnxRuntimeEngine:
     """A session; with several streams each caller's own thread computes its run."""
 
     def __init__(self, graph: Path, settings: EngineSettings) -> None:
-        # Whose videos are scored, and how often, is nobody else's business; read when the package is imported.
-        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-        import onnxruntime
-
+        onnxruntime = load_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = max(1, settings.threads // settings.streams)
         options.inter_op_num_threads = 1
@@ -38,3 +35,15 @@ class OnnxRuntimeEngine:
         """See `tubelet.engines.base.Engine.run`."""
         contiguous = {name: np.ascontiguousarray(feeds[name]) for name in self._inputs}
         return dict(zip(self._outputs, self._session.run(self._outputs, contiguous), strict=True))
+
+
+def load_onnxruntime() -> Any:
+    """The package, which is told before it is imported to tell nobody whose videos are scored, and how often.
+
+    Raises:
+        ImportError: it is not installed, or cannot be loaded.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
+    return onnxruntime

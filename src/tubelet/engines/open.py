@@ -6,27 +6,53 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tubelet.engines.base import Engine, EngineSettings
-from tubelet.engines.onnxruntime import OnnxRuntimeEngine
-from tubelet.engines.openvino import OpenVinoEngine
-from tubelet.spec.engine import EngineName
-from tubelet.spec.errors import ContractError
+from tubelet.engines.onnxruntime import OnnxRuntimeEngine, load_onnxruntime
+from tubelet.engines.openvino import OpenVinoEngine, has_bf16, load_openvino
+from tubelet.spec.engine import EngineName, Precision
+from tubelet.spec.errors import ContractError, MachineError
 from tubelet.spec.manifest import Contract
 
-__all__ = ["open_engine", "open_graph"]
+__all__ = ["check_machine", "open_engine", "open_graph"]
 
 _ENGINES: dict[EngineName, Callable[[Path, EngineSettings], Engine]] = {
     "openvino": OpenVinoEngine,
     "onnxruntime": OnnxRuntimeEngine,
 }
+_PACKAGES: dict[EngineName, Callable[[], object]] = {"openvino": load_openvino, "onnxruntime": load_onnxruntime}
+
+
+def check_machine(engine: EngineName, precision: Precision) -> None:
+    """Makes sure that an engine is installed and that this processor has a precision.
+
+    Raises:
+        MachineError: ``missing``, with the remedy.
+    """
+    try:
+        _PACKAGES[engine]()
+    except ImportError as exc:
+        raise MachineError("missing", f"{engine} cannot be loaded ({exc}); pip install 'tubelet[server]'") from exc
+    if precision == "bf16" and not has_bf16():
+        raise MachineError(
+            "missing",
+            "this processor has no bf16 (avx512_bf16 or amx_bf16 of /proc/cpuinfo); take fp32 or int8: "
+            "tubelet repository --precision, tubelet verify --precision",
+        )
 
 
 def open_engine(graph: Path, settings: EngineSettings) -> Engine:
     """Loads an ONNX graph on this machine's CPU.
 
     Raises:
-        MachineError: ``missing``: the processor does not have the precision.
+        MachineError: as `check_machine`.
+        ContractError: the file is no graph that the engine can read.
     """
-    return _ENGINES[settings.engine](graph, settings)
+    check_machine(settings.engine, settings.precision)
+    try:
+        return _ENGINES[settings.engine](graph, settings)
+    except Exception as exc:  # engines raise what they like
+        raise ContractError(
+            "contract_mismatch", f"{settings.engine} cannot load {graph.name}; export the bundle again ({_first(exc)})"
+        ) from exc
 
 
 def open_graph(graph: Path, contract: Contract, settings: EngineSettings) -> Engine:
@@ -47,3 +73,9 @@ def open_graph(graph: Path, contract: Contract, settings: EngineSettings) -> Eng
             "export the bundle and write the repository again",
         )
     return engine
+
+
+def _first(exc: Exception) -> str:
+    """What an engine says first, on one line and without the machine's folders."""
+    words = str(exc).split()[:30]
+    return " ".join(word.rpartition("/")[2] for word in words)

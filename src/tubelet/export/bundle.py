@@ -12,9 +12,9 @@ from tubelet import __version__
 from tubelet.checkpoints.load import load_model, sha256_file
 from tubelet.export.onnx import OPSET, export_graphs
 from tubelet.export.staging import staging
-from tubelet.export.verify import BUDGET, measure
+from tubelet.export.verify import check_passed, measure, write_parity
 from tubelet.models.network import TwoStageVideoNetwork, VideoNetwork
-from tubelet.spec.budgets import BUDGETS
+from tubelet.spec.engine import PLAIN
 from tubelet.spec.errors import RecipeError
 from tubelet.spec.manifest import (
     Build,
@@ -28,7 +28,7 @@ from tubelet.spec.recipe import HeadRecipe, Recipe
 
 __all__ = ["contract_of", "export_bundle", "label_file", "load_plan", "read_labels"]
 
-TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy")
 
 
 def export_bundle(
@@ -62,6 +62,7 @@ def export_bundle(
     model = load_plan(plan, weights)
     contract = contract_of(plan, model, labels)
     build = _build(plan, model, checkpoint_read)
+    manifest = Manifest(contract=contract, contract_digest=contract.digest, build=build)
     with staging(out) as folder:
         for head in contract.heads:
             text = _label_text(labels[head.name])
@@ -69,10 +70,10 @@ def export_bundle(
         for graph in export_graphs(model, contract, out=folder):
             progress(f"exported {graph}")
         progress("verifying")
-        measured = measure(
-            folder, contract, model=model, largest_batch=plan.largest_batch, videos=None, progress=progress
-        )
-        manifest = Manifest(contract=contract, contract_digest=contract.digest, build=replace(build, measured=measured))
+        found = measure(folder, manifest, model=model, videos=None, arithmetics=PLAIN, progress=progress)
+        check_passed(found)
+        manifest = replace(manifest, build=build.with_verified(found))
+        write_parity(folder, manifest)
         manifest.save(folder)
     progress(f"wrote {out}")
     return manifest
@@ -176,10 +177,9 @@ def _build(plan: Recipe, model: VideoNetwork, checkpoint: Checkpoint) -> Build:
         largest_batch=plan.largest_batch,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         opset=OPSET,
-        precision="fp32",
         tools={"tubelet": __version__, **{name: version(name) for name in TOOLS}},
-        budget=BUDGETS[BUDGET],
-        measured=(),
+        int8=None,
+        verified=(),
     )
 
 

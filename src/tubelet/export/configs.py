@@ -6,18 +6,22 @@ from collections.abc import Mapping
 
 from tritonclient.grpc import model_config_pb2 as pb
 
+from tubelet.spec.engine import Mode, Running
 from tubelet.spec.ensemble import EnsembleContract
 from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Contract, Manifest
 from tubelet.spec.strict import canonical_json
 from tubelet.spec.tensors import CHAINS, Signature, Step, TensorSpec, WayIn, combine_tensors, step_tensors, ways_in
 
-__all__ = ["PRODUCT_LABELS", "ensemble_configs", "model_configs"]
+__all__ = ["GRAPHS", "PRODUCT_LABELS", "ensemble_configs", "model_configs"]
 
 PRODUCT_LABELS = "labels.product.txt"
 
-_INSTANCES: dict[Step, int] = {"sample": 2}
-"""Processes of a step, where one is not enough: one video is decoded while another is demuxed."""
+GRAPHS: tuple[Step, ...] = ("encoder", "temporal")
+"""The steps that run a graph on this target."""
+
+_SAMPLE_PROCESSES: dict[Mode, int] = {"latency": 2, "throughput": 4}
+"""One video is decoded while another is demuxed; where many callers wait, more of both."""
 
 _PB_TYPES = {
     "BYTES": pb.TYPE_STRING,
@@ -30,10 +34,12 @@ _PB_TYPES = {
 _LABELS = {"PROBABILITIES": "labels.txt", "PRODUCT": PRODUCT_LABELS}
 
 
-def model_configs(manifest: Manifest, limits: Limits) -> dict[str, pb.ModelConfig]:
+def model_configs(manifest: Manifest, limits: Limits, running: Running) -> dict[str, pb.ModelConfig]:
     """The configurations of a model's ensembles and steps, by the name of their folder."""
     contract = manifest.contract
-    steps = {f"{contract.name}_{step}": _step_config(step, manifest, limits) for step in step_tensors(contract)}
+    steps = {
+        f"{contract.name}_{step}": _step_config(step, manifest, limits, running) for step in step_tensors(contract)
+    }
     return steps | {name: _chain_config(way, contract, limits) for way, (name, _) in ways_in(contract).items()}
 
 
@@ -56,8 +62,9 @@ def ensemble_configs(contract: EnsembleContract, limits: Limits) -> list[pb.Mode
     given = {"VIDEO": "VIDEO"}
     for i, member in enumerate(contract.members):
         answer = {spec.name: f"{spec.name}_{i}".lower() for spec in outputs if f"{spec.name}_{i}" in wanted}
-        _add_chain(public, "video", member, given=given, answer=answer, prefix=f"{i}_")
-        given = {"VIDEO": "VIDEO", "AFTER": answer["REPORT"]}
+        after = {} if member is contract.members[-1] else {"AFTER": f"after_{i}"}
+        _add_chain(public, "video", member, given=given, answer=answer | after, prefix=f"{i}_")
+        given = {"VIDEO": "VIDEO", **after}
     public.ensemble_scheduling.step.add(
         model_name=combine.name,
         model_version=-1,
@@ -69,16 +76,20 @@ def ensemble_configs(contract: EnsembleContract, limits: Limits) -> list[pb.Mode
     return [public, combine]
 
 
-def _step_config(step: Step, manifest: Manifest, limits: Limits) -> pb.ModelConfig:
-    contract = manifest.contract
-    config = _python_config(f"{contract.name}_{step}", step_tensors(contract)[step], count=_INSTANCES.get(step, 1))
+def _step_config(step: Step, manifest: Manifest, limits: Limits, running: Running) -> pb.ModelConfig:
+    contract, largest_batch = manifest.contract, manifest.build.largest_batch
+    count = _SAMPLE_PROCESSES[running.mode] if step == "sample" else 1
+    config = _python_config(f"{contract.name}_{step}", step_tensors(contract)[step], count=count)
     _add_parameters(config, contract, limits)
-    if step == "sample":
+    if step in GRAPHS:
+        config.parameters["running"].string_value = canonical_json(running)
+    if step in ("encoder", "chunks"):
+        config.parameters["largest_batch"].string_value = str(largest_batch)
+    if step in ("sample", "chunks"):
         _bound_queue(config, limits)
+    if step == "sample":
         _warm(config, "VIDEO", pb.ModelWarmup.Input(data_type=pb.TYPE_STRING, dims=[1], input_data_file="VIDEO"))
     if step == "encoder":
-        largest_batch = manifest.build.largest_batch
-        config.parameters["largest_batch"].string_value = str(largest_batch)
         config.max_batch_size = limits.max_units
         config.dynamic_batching.SetInParent()
         for spec in step_tensors(contract)[step][0]:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from tubelet.export.graphs import AttendViews, AverageUnits, AverageViews, ClassifyViews, EncodeUnits, MakeUnits
 from tubelet.models.network import TwoStageVideoNetwork, VideoNetwork
+from tubelet.spec.engine import graph_file
 from tubelet.spec.manifest import Contract
 
-__all__ = ["EXTERNAL_DATA_BYTES", "OPSET", "export_graphs", "graph_file"]
+__all__ = ["EXTERNAL_DATA_BYTES", "OPSET", "export_graphs"]
 
 OPSET = 20
 """The first with GELU's tanh form. 23 adds Attention: ONNX Runtime 1.31 runs that no faster, fewer engines read it."""
@@ -37,11 +38,6 @@ class _Graph:
     axes: tuple[dict[int, str], ...]
     """Names of the dynamic axes of each input."""
     outputs: tuple[str, ...]
-
-
-def graph_file(step: str) -> str:
-    """Name of a step's graph in a bundle."""
-    return f"{step}.onnx"
 
 
 def export_graphs(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,15 +13,18 @@ from typing import Literal
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from tubelet.export.configs import PRODUCT_LABELS, ensemble_configs, model_configs
+from tubelet.export.chain import graphs_sha256
+from tubelet.export.configs import GRAPHS, PRODUCT_LABELS, ensemble_configs, model_configs
+from tubelet.export.staging import link_or_copy
 from tubelet.preprocess.canary import canary_video
+from tubelet.spec.engine import DEFAULT_RUNNING, Running, graph_file
 from tubelet.spec.ensemble import EnsembleContract
 from tubelet.spec.errors import ContractError, InvalidRequestError
 from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Contract, Manifest
 from tubelet.spec.protocol import ANY_CLIPS, ANY_FULL, Protocol
 from tubelet.spec.repository import RepositoryIndex, ServedModel
-from tubelet.spec.tensors import Step, ways_in
+from tubelet.spec.tensors import ways_in
 
 __all__ = ["Target", "write_repository"]
 
@@ -31,8 +33,6 @@ Target = Literal["cpu"]
 _LEAST = {ANY_CLIPS: "1x1", ANY_FULL: "full8"}
 """Of protocols that stand for many: one that asks little."""
 
-_GRAPHS: dict[Step, str] = {"encoder": "encoder.onnx", "temporal": "temporal.onnx"}
-
 
 def write_repository(
     bundles: Sequence[Path],
@@ -40,8 +40,9 @@ def write_repository(
     target: Target,
     out: Path,
     limits: Limits,
+    running: Running = DEFAULT_RUNNING,
     ensembles: Mapping[str, Sequence[str]] = MappingProxyType({}),
-) -> None:
+) -> RepositoryIndex:
     """Writes one model repository that serves all ``bundles``.
 
     What ``out`` holds of these models is replaced; other models in it are left as they are, but are served no more.
@@ -51,34 +52,48 @@ def write_repository(
         target: ``cpu``; decides the backend of every step.
         out: the repository's folder.
         limits: hold for every model of the repository.
+        running: how every model's encoder runs.
         ensembles: public names under which several of the models answer together, each with the models' names.
+
+    Returns:
+        What was written into the repository's index; it says which models are not verified for ``running``.
 
     Raises:
         ContractError: a bundle is damaged, two models have one name, or models cannot answer together.
-        InvalidRequestError: the target does not exist, or an ensemble names a model that is not among the bundles.
+        InvalidRequestError: the target does not exist, an ensemble names a model that is not among the bundles, or a
+            bundle has no graph for the precision.
     """
     if target != "cpu":
         raise InvalidRequestError("bad_parameter", f"target must be 'cpu', got {target!r}")
     manifests = [Manifest.load(bundle) for bundle in bundles]
     members = {m.contract.name: (bundle, m.contract) for bundle, m in zip(bundles, manifests, strict=True)}
     together = [_ensemble(name, parts, members) for name, parts in ensembles.items()]
-    folders = [name for manifest in manifests for name in model_configs(manifest, limits)]
+    folders = [name for manifest in manifests for name in model_configs(manifest, limits, running)]
     folders += [config.name for contract in together for config in ensemble_configs(contract, limits)]
     if twice := sorted({name for name in folders if folders.count(name) > 1}):
         raise ContractError("contract_mismatch", f"a name can be served once, got twice {', '.join(twice)}; rename one")
+    served = [_served(bundle, m, limits, running) for bundle, m in zip(bundles, manifests, strict=True)]
     out.mkdir(parents=True, exist_ok=True)
     for bundle, manifest in zip(bundles, manifests, strict=True):
-        _write_model(bundle, manifest, out, limits)
+        _write_model(bundle, manifest, out, limits, running)
     for contract in together:
         bundle, first = members[contract.members[0].name]
         _write_ensemble(contract, _all_labels(bundle, first), out, limits)
-    served = [_served(manifest.contract, limits) for manifest in manifests]
-    served += [_served_together(contract, limits) for contract in together]
+    alone = {model.name: model for model in served}
+    served += [_served_together(contract, [alone[member.name] for member in contract.members]) for contract in together]
     # Written last: `tubelet serve` refuses a repository without it.
-    RepositoryIndex(schema_version=1, target=target, models=tuple(served)).save(out)
+    index = RepositoryIndex(schema_version=1, target=target, models=tuple(served))
+    index.save(out)
+    return index
 
 
-def _served(contract: Contract, limits: Limits) -> ServedModel:
+def _served(bundle: Path, manifest: Manifest, limits: Limits, running: Running) -> ServedModel:
+    contract = manifest.contract
+    if running.precision == "int8" and manifest.build.int8 is None:
+        raise InvalidRequestError(
+            "bad_parameter", f"{contract.name} has no int8 graph; run: tubelet quantise {bundle} --videos DIR"
+        )
+    graphs = graphs_sha256(bundle, contract, running.precision)
     return ServedModel(
         name=contract.name,
         contract_digest=contract.digest,
@@ -88,11 +103,12 @@ def _served(contract: Contract, limits: Limits) -> ServedModel:
         shm_bytes=_shm_bytes(contract),
         # A decoder gives no sign while it works, and may work this long; the rest is for the machine's other work.
         max_silence_s=limits.decode_timeout_s + 10,
+        running=running,
+        verified=manifest.build.has_passed(running.engine, running.precision, graphs_sha256=graphs),
     )
 
 
-def _served_together(contract: EnsembleContract, limits: Limits) -> ServedModel:
-    members = [_served(member, limits) for member in contract.members]
+def _served_together(contract: EnsembleContract, members: Sequence[ServedModel]) -> ServedModel:
     return ServedModel(
         name=contract.name,
         contract_digest=contract.digest,
@@ -101,6 +117,8 @@ def _served_together(contract: EnsembleContract, limits: Limits) -> ServedModel:
         canary_protocol=_cheapest(contract.members, contract.protocols),
         shm_bytes=max(member.shm_bytes for member in members),
         max_silence_s=sum(member.max_silence_s for member in members),
+        running=members[0].running,
+        verified=all(member.verified for member in members),
     )
 
 
@@ -134,17 +152,18 @@ def _ensemble(name: str, parts: Sequence[str], members: Mapping[str, tuple[Path,
         raise ContractError("contract_mismatch", f"ensemble {name}: {exc}") from exc
 
 
-def _write_model(bundle: Path, manifest: Manifest, out: Path, limits: Limits) -> None:
+def _write_model(bundle: Path, manifest: Manifest, out: Path, limits: Limits, running: Running) -> None:
     contract = manifest.contract
     labels = _all_labels(bundle, contract)
-    for name, config in model_configs(manifest, limits).items():
+    graphs = {f"{contract.name}_{step}": graph_file(step, running.precision) for step in GRAPHS}
+    for name, config in model_configs(manifest, limits, running).items():
         _write_folder(out / name, config, labels={"labels.txt": labels} if config.platform == "ensemble" else {})
         if config.platform == "ensemble":
             continue
         step = name.removeprefix(f"{contract.name}_")
         _write_shim(out / name, step)
-        if graph := next((graph for of, graph in _GRAPHS.items() if of == step), None):
-            _place(bundle, graph, out / name / "1")
+        if name in graphs:
+            _place(bundle, graphs[name], out / name / "1")
     average = out / f"{contract.name}_average" / "1"
     (average / "labels.txt").write_text(labels, encoding="utf-8")
     if contract.product is not None:
@@ -197,12 +216,10 @@ def _product_labels(bundle: Path, contract: Contract) -> str:
 
 
 def _place(bundle: Path, graph: str, version: Path) -> None:
-    """Puts a graph, and its weights file where it has one, into a version's folder; by a link where possible."""
-    for source in sorted(bundle.glob(f"{graph}*")):
-        try:
-            os.link(source, version / source.name)
-        except OSError:  # another file system, or one without links
-            shutil.copy(source, version / source.name)
+    """Puts a graph, and its weights file where it has one, into a version's folder."""
+    for source in (bundle / graph, bundle / f"{graph}.data"):
+        if source.is_file():
+            link_or_copy(source, version / source.name)
 
 
 def _write_warmup(folder: Path) -> None:

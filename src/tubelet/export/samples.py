@@ -19,7 +19,7 @@ from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Contract
 from tubelet.spec.request import Request
 
-__all__ = ["Sample", "generated_sample", "video_samples"]
+__all__ = ["Sample", "count_files", "generated_sample", "spread", "video_samples"]
 
 NUM_CROPS = 3
 NUM_CLIPS = 6
@@ -86,8 +86,13 @@ def _clip_starts(contract: Contract, largest_batch: int) -> NDArray[np.int64]:
     return np.arange(num_clips) * step * contract.geometry.unit_frames
 
 
-def video_samples(folder: Path, contract: Contract) -> Iterator[Sample | str]:
+def video_samples(folder: Path, contract: Contract, *, most: int | None = None) -> Iterator[Sample | str]:
     """Prepares every video of a folder by the model's default protocol, one by one.
+
+    Args:
+        folder: where the files lie.
+        contract: of the model.
+        most: files to take, spread evenly over their names in alphabetical order; None: all.
 
     Returns:
         An iterator of samples; for a file that holds no usable video, a line that says why.
@@ -97,7 +102,22 @@ def video_samples(folder: Path, contract: Contract) -> Iterator[Sample | str]:
             of its files is a usable video.
     """
     files = _files(folder)
-    return _prepare(files, contract, folder=folder.name)
+    chosen = files if most is None else [files[i] for i in spread(len(files), most)]
+    return _prepare(chosen, contract, folder=folder.name)
+
+
+def spread(num_items: int, most: int) -> NDArray[np.int64]:
+    """Indices of ``most`` of the items, or of all where there are fewer, evenly from the first to the last."""
+    return np.linspace(0, num_items - 1, min(num_items, most)).round().astype(np.int64)
+
+
+def count_files(folder: Path) -> int:
+    """Files in a folder of videos, whatever they turn out to hold.
+
+    Raises:
+        InvalidRequestError: ``bad_input``: the folder cannot be read or is empty.
+    """
+    return len(_files(folder))
 
 
 def _prepare(files: list[Path], contract: Contract, *, folder: str) -> Iterator[Sample | str]:

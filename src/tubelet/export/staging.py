@@ -11,7 +11,7 @@ from pathlib import Path
 from tubelet.spec.errors import InvalidRequestError
 from tubelet.spec.manifest import MANIFEST_FILE
 
-__all__ = ["staging"]
+__all__ = ["link_or_copy", "staging"]
 
 
 @contextmanager
@@ -43,3 +43,11 @@ def _swap(new: Path, place: Path, old: Path) -> None:
     except OSError:
         old.rename(place)
         raise
+
+
+def link_or_copy(source: str | Path, place: str | Path) -> None:
+    """Puts a file into another folder too; by a link where possible, since weights are large."""
+    try:
+        os.link(source, place)
+    except OSError:  # another file system, or one without links
+        shutil.copy(source, place)

@@ -8,42 +8,31 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from tubelet.averaging import average_views, probabilities
 from tubelet.checkpoints.load import load_model, sha256_file
-from tubelet.engines.base import Engine, EngineSettings
-from tubelet.engines.open import open_graph
-from tubelet.export.compare import Logits, compare, within
-from tubelet.export.onnx import graph_file
-from tubelet.export.samples import Sample, generated_sample, video_samples
+from tubelet.export.chain import Chain, graphs_sha256
+from tubelet.export.compare import Logits
+from tubelet.export.judge import budget_name, check_num_views, open_judge
+from tubelet.export.samples import Sample, count_files, generated_sample, video_samples
 from tubelet.models.network import VideoNetwork
-from tubelet.preprocess.geometry import cut_units
 from tubelet.preprocess.normalise import normalise
-from tubelet.spec.budgets import BUDGETS
-from tubelet.spec.errors import ExportMismatchError, RecipeError
-from tubelet.spec.manifest import Budget, Contract, Manifest, Measurement
+from tubelet.spec.engine import PLAIN, Arithmetic
+from tubelet.spec.errors import ExportMismatchError, InvalidRequestError, RecipeError
+from tubelet.spec.manifest import Contract, Manifest, Verification
+from tubelet.spec.protocol import Protocol
 from tubelet.spec.strict import encode
-from tubelet.spec.tensors import GRAPH_STEPS, Step, step_tensors
 
-__all__ = ["BUDGET", "PARITY_FILE", "find_checkpoint", "measure", "verify_bundle"]
+__all__ = ["PARITY_FILE", "check_passed", "find_checkpoint", "load_network", "measure", "verify_bundle", "write_parity"]
 
 PARITY_FILE = "parity.json"
-BUDGET = "engine-fp32/torch-fp32"
 CHECKPOINT_FOLDER = Path("export/checkpoints")
-ODD_BATCH = 5
-"""Units per run of the encoder, beside one and the most: a number that divides nothing."""
 SEED = 20_210_329
-
-Arrays = dict[str, NDArray[Any]]
 
 
 def verify_bundle(
@@ -51,36 +40,52 @@ def verify_bundle(
     *,
     checkpoint: Path | None,
     videos: Path | None,
+    arithmetics: Sequence[Arithmetic] = PLAIN,
     progress: Callable[[str], None] = lambda line: None,
-) -> tuple[Measurement, ...]:
-    """Compares a bundle with the torch network of its checkpoint and writes ``parity.json``.
+) -> tuple[Verification, ...]:
+    """Compares a bundle with the torch network of its checkpoint; notes in it what was found, whatever that is.
 
     Args:
-        bundle: folder of the bundle.
+        bundle: folder of the bundle; its ``manifest.json`` and ``parity.json`` are written again.
         checkpoint: the file; None: found by `find_checkpoint`.
-        videos: folder of real videos to compare on too, by the default protocol.
+        videos: folder of real videos to compare on too, by the default protocol; bf16 and int8 need one.
+        arithmetics: engines and precisions to look at.
         progress: told what is being done, line by line.
 
     Raises:
-        ExportMismatchError: ``over_budget``, after ``parity.json`` is written.
+        ExportMismatchError: ``over_budget``, after everything is noted.
         ContractError: the folder is no bundle, or a graph of it belongs to another contract.
         RecipeError: ``bad_checkpoint``, where the checkpoint is not found or is another file.
-        InvalidRequestError: ``bad_input``, where ``videos`` holds none.
+        InvalidRequestError: ``bad_input``, where ``videos`` holds none or too few; ``bad_parameter``, where it is
+            needed and not given.
+        MachineError: ``missing``: this processor does not have the precision.
     """
     manifest = Manifest.load(bundle)
-    source = manifest.build.checkpoint
-    path = find_checkpoint(bundle, manifest, given=checkpoint)
-    progress(f"comparing with {source.file}")
-    contract = manifest.contract
-    model = load_model(
-        path,
+    _check_videos(manifest, arithmetics, videos)
+    model = load_network(bundle, manifest, checkpoint=checkpoint)
+    progress(f"comparing with {manifest.build.checkpoint.file}")
+    found = measure(bundle, manifest, model=model, videos=videos, arithmetics=arithmetics, progress=progress)
+    manifest = replace(manifest, build=manifest.build.with_verified(found))
+    manifest.save(bundle)
+    write_parity(bundle, manifest)
+    check_passed(found)
+    return found
+
+
+def load_network(bundle: Path, manifest: Manifest, *, checkpoint: Path | None) -> VideoNetwork:
+    """The torch network from which a bundle was built.
+
+    Raises:
+        RecipeError: as `find_checkpoint`.
+    """
+    contract, source = manifest.contract, manifest.build.checkpoint
+    return load_model(
+        find_checkpoint(bundle, manifest, given=checkpoint),
         format=source.format,
         network=contract.network,
         num_frames=contract.sampler.num_frames,
         crop_px=contract.crop.size_px,
     )
-    largest_batch = manifest.build.largest_batch
-    return measure(bundle, contract, model=model, largest_batch=largest_batch, videos=videos, progress=progress)
 
 
 def find_checkpoint(bundle: Path, manifest: Manifest, *, given: Path | None) -> Path:
@@ -109,68 +114,67 @@ def find_checkpoint(bundle: Path, manifest: Manifest, *, given: Path | None) -> 
 
 def measure(
     bundle: Path,
-    contract: Contract,
+    manifest: Manifest,
     *,
     model: VideoNetwork,
-    largest_batch: int,
     videos: Path | None,
+    arithmetics: Sequence[Arithmetic],
     progress: Callable[[str], None],
-) -> tuple[Measurement, ...]:
-    """Runs every comparison and writes ``parity.json`` into the bundle, whatever comes out.
+) -> tuple[Verification, ...]:
+    """Runs every comparison; torch computes each sample once, whatever it is held against.
+
+    Raises:
+        ContractError: a graph is missing or was exported for another contract.
+        InvalidRequestError: ``bad_input``, as `verify_bundle`.
+        MachineError: as `verify_bundle`.
+    """
+    contract, largest_batch = manifest.contract, manifest.build.largest_batch
+    judges = [
+        open_judge(
+            Chain.open(bundle, contract, *arithmetic),
+            arithmetic,
+            graphs_sha256=graphs_sha256(bundle, contract, arithmetic[1]),
+            largest_batch=largest_batch,
+        )
+        for arithmetic in arithmetics
+    ]
+    for sample, is_real in _samples(contract, largest_batch=largest_batch, videos=videos, progress=progress):
+        expected = _torch_views(model, sample, contract)
+        for judge in judges:
+            judge.look(sample, expected, is_real=is_real)
+    return tuple(judge.verdict() for judge in judges)
+
+
+def write_parity(bundle: Path, manifest: Manifest) -> None:
+    """Writes what the manifest says of every engine and precision where other tools read it: ``parity.json``."""
+    results = {f"{v.engine}-{v.precision}": encode(v) for v in manifest.build.verified}
+    report = {"contract_digest": manifest.contract_digest, "results": results}
+    (bundle / PARITY_FILE).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def check_passed(verified: Sequence[Verification]) -> None:
+    """Makes sure that all of them keep their budgets.
 
     Raises:
         ExportMismatchError: ``over_budget``, naming what is furthest off.
-        ContractError: a graph is missing or was exported for another contract.
     """
-    chain = _Chain.open(bundle, contract)
-    samples = _samples(contract, largest_batch=largest_batch, videos=videos, progress=progress)
-    batches = sorted({1, min(ODD_BATCH, largest_batch), largest_batch})
-    comparisons = [
-        comparison
-        for sample, is_real in samples
-        for comparison in _compare_sample(chain, sample, model=model, batches=batches[-1:] if is_real else batches)
-    ]
-    measured = tuple(comparison for comparison in comparisons if isinstance(comparison, Measurement))
-    unequal = [comparison for comparison in comparisons if isinstance(comparison, str)]
-    budget = BUDGETS[BUDGET]
-    over = [m for m in measured if not within(budget, m)]
-    _write_parity(bundle, contract, measured=measured, unequal=unequal, passed=not over and not unequal)
-    if unequal:
-        raise ExportMismatchError("over_budget", f"units.onnx must cut equal bytes; it does not for {unequal[0]}")
-    if over:
-        raise ExportMismatchError("over_budget", _complaint(budget, over))
-    return measured
+    for found in verified:
+        if not found.units_equal:
+            raise ExportMismatchError("over_budget", f"units.onnx must cut equal bytes; by {found.engine} it does not")
+        if not found.passed:
+            raise ExportMismatchError("over_budget", _complaint(found))
 
 
-@dataclass(frozen=True, slots=True)
-class _Chain:
-    """The graphs of a bundle, one after the other, as Triton runs them."""
-
-    contract: Contract
-    engines: dict[Step, Engine]
-
-    @classmethod
-    def open(cls, bundle: Path, contract: Contract) -> _Chain:
-        threads = len(os.sched_getaffinity(0))
-        steps = [step for step in step_tensors(contract) if step in GRAPH_STEPS]
-        engines = {step: open_graph(bundle / graph_file(step), contract, threads=threads) for step in steps}
-        return cls(contract, engines)
-
-    def units(self, sample: Sample) -> NDArray[np.uint8]:
-        feeds: Arrays = {"FRAMES": sample.frames, "UNIT_FRAMES": sample.unit_frames, "CROPS": sample.crops}
-        return self.engines["units"].run(feeds)["UNITS"]
-
-    def answer(self, sample: Sample, units: NDArray[np.uint8], *, batch: int) -> Arrays:
-        """VIEW_LOGITS, and what the step ``average`` makes of them; ``batch`` units in a run of the encoder."""
-        tensors = {"CLIP_UNITS": sample.clip_units, "CROPS": sample.crops, "CLIP_POSITIONS": sample.clip_positions}
-        encoder = self.engines["encoder"]
-        encoded = [encoder.run({"UNITS": units[i : i + batch]}) for i in range(0, len(units), batch)]
-        tensors |= {name: np.concatenate([run[name] for run in encoded]) for name in encoded[0]}
-        for step, (inputs, _) in step_tensors(self.contract).items():
-            if step in ("temporal", "average"):
-                wanted = {spec.name: tensors.get(spec.source or spec.name) for spec in inputs}
-                tensors |= self.engines[step].run({name: array for name, array in wanted.items() if array is not None})
-        return tensors
+def _check_videos(manifest: Manifest, arithmetics: Sequence[Arithmetic], videos: Path | None) -> None:
+    """Says before hours of work that the videos cannot be enough."""
+    if all(precision == "fp32" for _, precision in arithmetics):
+        return
+    if videos is None:
+        raise InvalidRequestError(
+            "bad_parameter", "bf16 and int8 are judged on real clips; give a folder of them with --videos"
+        )
+    num_views = Protocol.parse(manifest.contract.default_protocol).num_views
+    check_num_views(num_views * count_files(videos))
 
 
 def _samples(
@@ -192,27 +196,6 @@ def _samples(
         yield sample, True
 
 
-def _compare_sample(
-    chain: _Chain, sample: Sample, *, model: VideoNetwork, batches: Sequence[int]
-) -> Iterator[Measurement | str]:
-    """Yields measurements, and the name of the sample when its units are not equal to the bit."""
-    contract = chain.contract
-    units = chain.units(sample)
-    expected_units = cut_units(sample.frames, sample.unit_frames, sample.crops, size_px=contract.crop.size_px)
-    if not np.array_equal(units, expected_units):
-        yield sample.name
-    views = _torch_views(model, sample, contract)
-    for batch in batches:
-        found = chain.answer(sample, units, batch=batch)
-        stage = f"{sample.name}: views, {batch} units at once"
-        yield compare(found["VIEW_LOGITS"], views, contract=contract, stage=stage, num_views=sample.num_views)
-    logits = average_views(views.astype(np.float64), contract.aggregation, contract.heads).astype(np.float32)
-    expected = {"LOGITS": logits, "PROBABILITIES": probabilities(logits, contract.heads)}
-    for name, array in expected.items():
-        stage = f"{sample.name}: {name.lower()}"
-        yield compare(found[name][None], array[None], contract=contract, stage=stage, num_views=sample.num_views)
-
-
 def _torch_views(model: VideoNetwork, sample: Sample, contract: Contract) -> Logits:
     """Each view as the papers see it: the whole clip in one crop, through the whole network, one at a time."""
     side, rows = contract.crop.size_px, []
@@ -227,35 +210,12 @@ def _torch_views(model: VideoNetwork, sample: Sample, contract: Contract) -> Log
     return np.concatenate(rows)
 
 
-def _complaint(budget: Budget, over: list[Measurement]) -> str:
-    worst = max(over, key=lambda m: math.inf if math.isnan(m.max_abs_logit) else m.max_abs_logit)
+def _complaint(found: Verification) -> str:
+    worst = max(found.measured, key=lambda m: math.inf if m.max_abs_logit is None else m.max_abs_logit)
+    max_abs, cosine = ("no number" if x is None else f"{x:.9g}" for x in (worst.max_abs_logit, worst.cosine))
+    budget = found.budget
     return (
-        f"{worst.stage}: max abs {worst.max_abs_logit:.3g}, cosine {worst.cosine:.9g}, top-1 agreement "
-        f"{worst.top1_agreement:.4g}; {BUDGET} allows {budget.max_abs_logit}, {budget.min_cosine}, "
-        f"{budget.min_top1_agreement}; all comparisons are in {PARITY_FILE}"
+        f"{found.engine} {found.precision}, {worst.stage}: max abs {max_abs}, cosine {cosine}, top-1 agreement "
+        f"{worst.top1_agreement:.4g}; {budget_name((found.engine, found.precision))} allows {budget.max_abs_logit}, "
+        f"{budget.min_cosine}, {budget.min_top1_agreement}; all comparisons are in {PARITY_FILE}"
     )
-
-
-def _write_parity(
-    bundle: Path,
-    contract: Contract,
-    *,
-    measured: tuple[Measurement, ...],
-    unequal: list[str],
-    passed: bool,
-) -> None:
-    report = {
-        "contract_digest": contract.digest,
-        "engine": "onnxruntime",
-        "compared": BUDGET,
-        "budget": encode(BUDGETS[BUDGET]),
-        "passed": passed,
-        "units_equal": not unequal,
-        "measured": [_finite(encode(measurement)) for measurement in measured],
-    }
-    (bundle / PARITY_FILE).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN; null says that there is no number."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}

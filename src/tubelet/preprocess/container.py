@@ -7,7 +7,7 @@ can be counted is counted.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,11 +15,13 @@ from typing import Any, cast
 
 import av
 from av.container import InputContainer
-from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from tubelet.preprocess.bitstream import picture_reader
 from tubelet.preprocess.guard import Guard
+from tubelet.preprocess.packets import MAX_KEPT_BYTES, Survey, VideoPacket
+from tubelet.preprocess.seeking import SeekIndex
 from tubelet.preprocess.sniff import begins_like_video, is_text, missing_bytes
 from tubelet.preprocess.timeline import VideoClock, video_clock
 from tubelet.spec.errors import InvalidVideoError
@@ -36,7 +38,8 @@ CODECS = frozenset((*_CODECS_OF_TODAY, *_CODECS_OF_ARCHIVES, "msmpeg4"))
 """Decoders that may run, by FFmpeg's names."""
 
 _THREADS = 2
-"""Threads of one decoder: few and fixed, so that one video cannot take the machine."""
+"""Threads of one decoder: few and fixed, so that one video cannot take the machine. They share the slices of one
+picture: with a thread for each picture, whether damage is noticed depends on which of them is faster."""
 
 _CODEC_PIXELS_FACTOR = 2
 """FFmpeg counts padded macroblocks where we count pixels; the exact limit is checked on every frame."""
@@ -59,25 +62,38 @@ class _Memory(io.BytesIO):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An opened video and all packets of its best video stream; valid inside `open_video` only."""
+    """An opened video and what its packets say of its best video stream; valid inside `open_video` only."""
 
+    video: bytes
     stream: VideoStream
-    packets: list[Packet[VideoStream]]
-    """In decoding order; the last one is the empty packet that makes the decoder give up its last frames."""
+    guard: Guard
     pts: list[int | None]
     """Time stamps of the packets that are shown, in the order of showing where all have one."""
     countable: bool
     """Whether each shown packet is sure to become one frame, so that N is known before anything is decoded."""
+    seek_index: SeekIndex | None
+    """Where decoding may begin and what it may leave out; None: it has to begin with the first packet."""
     cut: str
     """How the file shows that its end is missing, in words; empty: it does not."""
+    num_packets: int
+    """Packets that hold anything."""
     num_corrupt: int
     """Packets that the container knows to be damaged."""
     num_video_streams: int
+    kept: list[VideoPacket] | None
+    """All packets, unless they would take too much memory."""
 
-    @property
-    def num_packets(self) -> int:
-        """Packets that hold anything."""
-        return sum(packet.size > 0 for packet in self.packets)
+    def packets(self) -> Generator[VideoPacket, None, None]:
+        """All packets in decoding order; the last one is empty and makes the decoder give up its last frames."""
+        if self.kept is not None:
+            yield from self.kept
+            return
+        with _open(self.video, self.guard) as container:
+            try:
+                stream = cast(VideoStream, container.streams[self.stream.index])
+                yield from container.demux(stream)
+            except av.FFmpegError:
+                return  # the first pass ended here too
 
     @property
     def time_base(self) -> Fraction:
@@ -103,12 +119,13 @@ class Source:
 
 
 @contextmanager
-def open_video(video: bytes, guard: Guard) -> Iterator[Source]:
+def open_video(video: bytes, guard: Guard, *, may_seek: bool = True) -> Iterator[Source]:
     """Opens a video and reads its packets; decodes nothing.
 
     Args:
         video: the encoded bytes.
         guard: clock and limits of the request.
+        may_seek: whether decoding may begin in the middle and leave out what nobody wants.
 
     Yields:
         The source; its stream's decoder is set up, but has not begun.
@@ -126,7 +143,7 @@ def open_video(video: bytes, guard: Guard) -> Iterator[Source]:
     with _open(video, guard) as container:
         stream = _best_stream(container, video)
         _set_up_decoder(stream, guard)
-        yield _read_packets(container, stream, video, guard)
+        yield _survey(container, stream, video, guard, may_seek=may_seek)
 
 
 def _open(video: bytes, guard: Guard) -> InputContainer:
@@ -175,44 +192,32 @@ def _set_up_decoder(stream: VideoStream, guard: Guard) -> None:
     if context.width and context.height:
         guard.check_size(width=context.width, height=context.height)
     context.options = {"max_pixels": str(guard.limits.max_frame_pixels * _CODEC_PIXELS_FACTOR)}
-    context.thread_count = _THREADS
+    context.thread_type, context.thread_count = "SLICE", _THREADS
 
 
-def _read_packets(container: InputContainer, stream: VideoStream, video: bytes, guard: Guard) -> Source:
-    packets: list[Packet[VideoStream]] = []
-    shown: list[int | None] = []
-    num_corrupt, broke_off = 0, False
-    try:
-        for packet in container.demux(stream):
-            guard.check_time()
-            if packet.has_sidedata("encryption_info"):
-                raise InvalidVideoError("encrypted", "the video is encrypted; send it without protection")
-            packets.append(packet)
-            if packet.size and not packet.is_discard:
-                shown.append(packet.pts)
-                guard.check_frames(len(shown))
-            num_corrupt += packet.is_corrupt
-    except av.FFmpegError:
-        broke_off = True
-    cut = _cut(video, broke_off=broke_off)
-    if not shown:
+def _survey(container: InputContainer, stream: VideoStream, video: bytes, guard: Guard, *, may_seek: bool) -> Source:
+    context = stream.codec_context
+    is_familiar = container.format.name in _SAMPLE_CONTAINERS and context.name in _ONE_PICTURE_PER_PACKET
+    read_picture = picture_reader(context.name, context.extradata) if may_seek and is_familiar else None
+    survey = Survey(guard, read_picture, kept=[] if len(video) <= MAX_KEPT_BYTES else None)
+    survey.read(container.demux(stream))
+    cut = _cut(video, broke_off=survey.broke_off)
+    if not survey.num_shown:
         raise InvalidVideoError("truncated" if cut else "no_frames", cut or "the video stream holds no frames")
-    stamps = [pts for pts in shown if pts is not None]
-    rising = len(set(stamps)) == len(shown)
+    pts, are_distinct = survey.shown_pts()
+    countable = are_distinct and is_familiar and not cut and not survey.num_corrupt
     return Source(
+        video=video,
         stream=stream,
-        packets=packets,
-        pts=sorted(stamps) if rising else shown,  # type: ignore[arg-type]
-        countable=(
-            rising
-            and not cut
-            and not num_corrupt
-            and container.format.name in _SAMPLE_CONTAINERS
-            and stream.codec_context.name in _ONE_PICTURE_PER_PACKET
-        ),
+        guard=guard,
+        pts=pts,
+        countable=countable,
+        seek_index=survey.seek_index() if countable else None,
         cut=cut,
-        num_corrupt=num_corrupt,
+        num_packets=survey.num_packets,
+        num_corrupt=survey.num_corrupt,
         num_video_streams=len(container.streams.video),
+        kept=survey.kept,
     )
 
 

@@ -6,19 +6,22 @@ be counted is read up to the last wanted frame; any other, and any that turns ou
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Collection
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import av
 import numpy as np
-from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from tubelet.preprocess.container import Source
+from tubelet.preprocess.container import Source, open_video
 from tubelet.preprocess.guard import Guard
+from tubelet.preprocess.packets import VideoPacket
+from tubelet.preprocess.seeking import SeekIndex, SeekPlan
 from tubelet.spec.errors import InvalidVideoError, LimitError
 
 __all__ = ["Reading", "RgbConverter", "read_frames"]
@@ -42,15 +45,21 @@ class Reading:
 
 
 def read_frames(
-    source: Source, guard: Guard, *, wanted: Collection[int], take: Callable[[int, VideoFrame], None]
+    source: Source,
+    guard: Guard,
+    *,
+    wanted: Collection[int],
+    take: Callable[[int, VideoFrame], None],
+    restart: Callable[[], None],
 ) -> Reading:
-    """Decodes a source in order.
+    """Decodes what is wanted of a source.
 
     Args:
         source: freshly opened; its decoder is used up afterwards.
         guard: clock and limits of the request.
         wanted: numbers of the frames to hand over.
         take: is called with the number and the frame, in rising order.
+        restart: is called where reading begins anew; what was taken before is void.
 
     Returns:
         What was read.
@@ -60,36 +69,155 @@ def read_frames(
         InvalidVideoError: ``bad_dimensions``.
         DeadlineError: the request's time is over.
     """
+    if source.seek_index is None:
+        return _read_in_order(source, guard, wanted=wanted, take=take)
+    try:
+        return _read_parts(source, source.seek_index, guard, wanted=wanted, take=take)
+    except _DisagreementError:
+        restart()
+    with open_video(source.video, guard, may_seek=False) as again:
+        return _read_in_order(again, guard, wanted=wanted, take=take)
+
+
+class _DisagreementError(Exception):
+    """Packets and frames are not what they promised; only a decode from the first packet on tells the truth."""
+
+
+def _read_parts(
+    source: Source,
+    index: SeekIndex,
+    guard: Guard,
+    *,
+    wanted: Collection[int],
+    take: Callable[[int, VideoFrame], None],
+) -> Reading:
+    """Decodes from start to start, over what nobody wants, until all wanted frames came; believes nothing else."""
+    reading = Reading(stopped=True)
+    follower = _Follower(source.pts, index, index.plan(wanted))
+    with closing(source.packets()) as packets:
+        for position, packet in enumerate(packets):
+            guard.check_time()
+            if not follower.needs(position, packet):
+                continue
+            if follower.lands():
+                source.stream.codec_context.flush_buffers()
+            for frame in _decode_sound(packet, source.stream):
+                guard.count_frame()
+                guard.check_size(width=frame.width, height=frame.height)
+                reading.pts.append(frame.pts)
+                number = follower.follow(frame)
+                if number in wanted:
+                    take(number, frame)
+                if follower.is_done:
+                    return reading
+    raise _DisagreementError
+
+
+@dataclass(slots=True)
+class _Follower:
+    """Keeps to a plan: which packets are needed next, and which frame is due next."""
+
+    pts: list[int | None]
+    """``[N]``, rising."""
+    index: SeekIndex
+    plan: SeekPlan
+    row: int = 0
+    """Of the plan: the next frame that is wanted."""
+    first: int = 0
+    """What comes before it is shown before the packet at which decoding began, and may lack what it needs."""
+    due: int = 0
+    is_jumping: bool = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all wanted frames came."""
+        return self.row == len(self.plan.numbers)
+
+    def needs(self, position: int, packet: VideoPacket) -> bool:
+        """Whether a packet is to be decoded.
+
+        Raises:
+            _DisagreementError: it is not that of the first pass.
+        """
+        if not packet.size:
+            return True
+        if position < self.plan.begins[self.row]:
+            self.is_jumping = True
+            return False
+        if packet.pts != self.index.pts[position]:
+            raise _DisagreementError
+        return bool(self.plan.is_fed[position])
+
+    def lands(self) -> bool:
+        """Whether packets were left out before this one, at which decoding begins anew."""
+        if not self.is_jumping:
+            return False
+        self.first = self.due = int(self.plan.first_numbers[self.row])
+        self.is_jumping = False
+        return True
+
+    def follow(self, frame: VideoFrame) -> int:
+        """The number of a frame that came; -1: it was not due yet, and is not to be used.
+
+        Raises:
+            _DisagreementError: another frame was due, or this one is damaged.
+        """
+        if frame.pts is None or frame.is_corrupt:
+            raise _DisagreementError
+        number = bisect_left(self.pts, frame.pts)  # type: ignore[type-var]
+        if number == len(self.pts) or self.pts[number] != frame.pts:
+            raise _DisagreementError
+        if number < self.first:
+            return -1
+        if number < self.due or self.plan.comes[self.due : number].any():
+            raise _DisagreementError
+        self.due = number + 1
+        self.row += number == self.plan.numbers[self.row]
+        return number
+
+
+def _decode_sound(packet: VideoPacket, stream: VideoStream) -> list[VideoFrame]:
+    try:
+        return stream.codec_context.decode(packet)
+    except av.FFmpegError as exc:
+        raise _DisagreementError from exc
+
+
+def _read_in_order(
+    source: Source, guard: Guard, *, wanted: Collection[int], take: Callable[[int, VideoFrame], None]
+) -> Reading:
+    """Decodes from the first packet on, up to the last wanted frame where its number is certain."""
     reading = Reading()
     certain = source.countable
     last = max(wanted, default=-1)
-    for packet in source.packets:
-        guard.check_time()
-        frames = _decode(packet, source.stream, guard)
-        if frames is None:
-            reading.num_failed += 1
-            certain = False
-            continue
-        for frame in frames:
-            number = len(reading.pts)
-            guard.count_frame()
-            guard.check_size(width=frame.width, height=frame.height)
-            certain = certain and number < len(source.pts) and frame.pts == source.pts[number]
-            reading.pts.append(frame.pts)
-            reading.num_repaired += frame.is_corrupt
-            if number in wanted:
-                take(number, frame)
-        if certain and len(reading.pts) > last:
-            reading.stopped = True
-            break
+    with closing(source.packets()) as packets:
+        for packet in packets:
+            guard.check_time()
+            frames = _decode(packet, source.stream, guard)
+            if frames is None:
+                reading.num_failed += 1
+                certain = False
+                continue
+            for frame in frames:
+                number = len(reading.pts)
+                guard.count_frame()
+                guard.check_size(width=frame.width, height=frame.height)
+                certain = certain and number < len(source.pts) and frame.pts == source.pts[number]
+                reading.pts.append(frame.pts)
+                reading.num_repaired += frame.is_corrupt
+                if number in wanted:
+                    take(number, frame)
+            if certain and len(reading.pts) > last:
+                reading.stopped = True
+                break
     return reading
 
 
-def _decode(packet: Packet[VideoStream], stream: VideoStream, guard: Guard) -> list[VideoFrame] | None:
+def _decode(packet: VideoPacket, stream: VideoStream, guard: Guard) -> list[VideoFrame] | None:
     context = stream.codec_context
     had_size = context.width > 0
     try:
-        return packet.decode()
+        return context.decode(packet)
     except av.FFmpegError as exc:
         # A picture over FFmpeg's max_pixels fails to decode; some decoders keep its size, others clear it.
         if (had_size and not context.width) or context.width * context.height > guard.limits.max_frame_pixels:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Collection, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,7 +24,7 @@ from tubelet.spec.manifest import Contract
 from tubelet.spec.pipeline import Resize
 from tubelet.spec.request import Request
 
-__all__ = ["Prepared", "prepare_frames", "prepare_video"]
+__all__ = ["FrameStore", "Prepared", "prepare_frames", "prepare_video", "read_video"]
 
 _USABLE_PART = 0.8
 """Part of the claimed duration that makes a damaged video worth an answer."""
@@ -34,7 +35,8 @@ class Prepared:
     """A video, ready to be cut into units."""
 
     frames: NDArray[np.uint8]
-    """``[F, h, w, 3]``, RGB: the distinct frames that are needed, resized, in time order."""
+    """``[F, h, w, 3]``, RGB: the distinct frames that are needed, resized, in time order; ``[0, h, w, 3]`` where a
+    store handed them on as they came."""
     unit_frames: NDArray[np.int32]
     """``[U, t]``, indices into ``frames``."""
     clip_units: NDArray[np.int32]
@@ -45,6 +47,8 @@ class Prepared:
     """``[R, 2]``, ``(y, x)`` in ``frames``."""
     frame_times: NDArray[np.float32]
     """``[K, T]``, seconds from the first frame of the video."""
+    clip_spans: NDArray[np.float32]
+    """``[K, 2]``, when each clip begins and ends, as ``frame_times``."""
     num_frames: int
     """N, frames of the video, or of the part of it that was asked for."""
     frames_decoded: int
@@ -57,7 +61,7 @@ class Prepared:
 
 
 @dataclass(slots=True)
-class _FrameStore:
+class FrameStore:
     """Frames that were taken, resized at once to the size that the first of them gets."""
 
     resize: Resize
@@ -65,6 +69,10 @@ class _FrameStore:
     """R of the protocol."""
     to_rgb: RgbConverter = field(default_factory=RgbConverter)
     frames: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    rows: dict[int, int] = field(default_factory=dict)
+    """Of ``block``, by the number of the frame."""
+    block: NDArray[np.uint8] | None = None
+    """``[E, h, w, 3]``, where the frames that were expected lie, and stay if no others are needed."""
     size: tuple[int, int] | None = None
     source_shape: tuple[int, ...] | None = None
     sizes_differ: bool = False
@@ -80,16 +88,39 @@ class _FrameStore:
             height, width = pixels.shape[:2]
             self.size = resized_size(self.resize, height=height, width=width, num_crops=self.num_crops)
         self.sizes_differ |= pixels.shape != self.source_shape
-        self.frames[number] = np.ascontiguousarray(resize_frame(self.resize, pixels, size=self.size))
+        resized = resize_frame(self.resize, pixels, size=self.size)
         self.resize_s += time.monotonic() - began
+        self.keep(number, resized)
+
+    def expect(self, numbers: Collection[int]) -> None:
+        """Says which frames will come, as far as one knows."""
+        self.rows = {number: row for row, number in enumerate(sorted(numbers))}
+
+    def keep(self, number: int, frame: NDArray[np.uint8]) -> None:
+        """Takes over a resized frame."""
+        if self.block is None:
+            self.block = np.empty((len(self.rows), *frame.shape), dtype=np.uint8)
+        if number in self.rows:
+            self.block[self.rows[number]] = frame
+            frame = self.block[self.rows[number]]
+        self.frames[number] = frame
+
+    @property
+    def numbers(self) -> Set[int]:
+        """Of the frames that came."""
+        return self.frames.keys()
+
+    def restart(self) -> None:
+        """Forgets all frames; those that come now may have another size."""
+        self.to_rgb, self.frames, self.block = RgbConverter(), {}, None
+        self.size, self.source_shape, self.sizes_differ = None, None, False
 
     def gather(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Returns uint8 ``[F, h, w, 3]`` and gives up the frames one by one, so that they lie in memory once."""
+        """Returns uint8 ``[F, h, w, 3]``; frames that came as expected are not copied."""
         wanted = numbers.tolist()
-        out = np.empty((len(wanted), *self.frames[wanted[0]].shape), dtype=np.uint8)
-        for row, number in enumerate(wanted):
-            out[row] = self.frames.pop(number)
-        return out
+        if self.block is not None and wanted == list(self.rows):
+            return self.block
+        return np.stack([self.frames[number] for number in wanted])
 
 
 def prepare_video(
@@ -113,11 +144,21 @@ def prepare_video(
         LimitError: a limit was exceeded.
         DeadlineError: the request's time is over.
     """
-    guard = Guard(limits, deadline)
+    store = FrameStore(contract.resize, request.protocol.num_crops)
+    return read_video(video, request, contract, Guard(limits, deadline), store)
+
+
+def read_video(video: bytes, request: Request, contract: Contract, guard: Guard, store: FrameStore) -> Prepared:
+    """As `prepare_video`, with a store that may hand frames on as they come.
+
+    It gets each frame that is needed once; of videos that are not what their packets promise not always in time order,
+    and sometimes one that is not needed.
+    """
     guard.check_bytes(len(video))
-    store = _FrameStore(contract.resize, request.protocol.num_crops)
     with open_video(video, guard) as source:
-        reading = read_frames(source, guard, wanted=_estimate(source, request, contract, guard), take=store.take)
+        wanted = _estimate(source, request, contract, guard)
+        store.expect(wanted)
+        reading = read_frames(source, guard, wanted=wanted, take=store.take, restart=store.restart)
         if not reading.pts:
             raise _nothing_decoded(source)
         pts = source.pts if reading.stopped else reading.pts
@@ -131,7 +172,13 @@ def prepare_video(
 
 
 def prepare_frames(
-    frames: NDArray[np.uint8], fps: float, request: Request, contract: Contract, limits: Limits
+    frames: NDArray[np.uint8],
+    fps: float,
+    request: Request,
+    contract: Contract,
+    limits: Limits,
+    *,
+    deadline: float = math.inf,
 ) -> Prepared:
     """As `prepare_video`, from frames that are decoded already.
 
@@ -141,6 +188,7 @@ def prepare_frames(
         request: protocol and the part of the video.
         contract: sampler, resize and crop of the model.
         limits: what the request may cost.
+        deadline: as `prepare_video`.
 
     Returns:
         As `prepare_video`; no frame was decoded.
@@ -149,8 +197,9 @@ def prepare_frames(
         InvalidRequestError: ``bad_input``, a wrong type or shape; ``bad_parameter`` as `prepare_video`.
         InvalidVideoError: ``bad_dimensions``.
         LimitError: a limit was exceeded.
+        DeadlineError: the request's time is over.
     """
-    guard = Guard(limits)
+    guard = Guard(limits, deadline)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
         raise InvalidRequestError(
             "bad_input", f"frames of UINT8 [N, h, w, 3] are expected, got {frames.dtype} {list(frames.shape)}"
@@ -161,8 +210,10 @@ def prepare_frames(
     guard.check_frames(num_frames)
     guard.check_size(width=width, height=height)
     plan = _plan(constant_clock(num_frames, fps=fps), request, contract, guard)
-    store = _FrameStore(contract.resize, request.protocol.num_crops)
+    store = FrameStore(contract.resize, request.protocol.num_crops)
+    store.expect(plan.units.frames.tolist())
     for number in plan.units.frames.tolist():
+        guard.check_time()
         store.add(number, frames[number])
     return _finish(plan, store, contract, request, guard, [])
 
@@ -214,19 +265,19 @@ def _judge(source: Source, reading: Reading, plan: ViewPlan, *, duration_s: floa
     return warnings
 
 
-def _read_missing(video: bytes, guard: Guard, store: _FrameStore, plan: ViewPlan) -> None:
+def _read_missing(video: bytes, guard: Guard, store: FrameStore, plan: ViewPlan) -> None:
     """Decodes once more where the packets had promised another number of frames than came out."""
-    missing = frozenset(plan.units.frames.tolist()) - store.frames.keys()
+    missing = frozenset(plan.units.frames.tolist()) - store.numbers
     if not missing:
         return
-    with open_video(video, guard) as source:
-        read_frames(source, guard, wanted=missing, take=store.take)
-    if not missing <= store.frames.keys():
+    with open_video(video, guard, may_seek=False) as source:
+        read_frames(source, guard, wanted=missing, take=store.take, restart=store.restart)
+    if not missing <= store.numbers:
         raise InvalidVideoError("truncated", "the damaged video decodes differently each time; send it undamaged")
 
 
 def _finish(
-    plan: ViewPlan, store: _FrameStore, contract: Contract, request: Request, guard: Guard, warnings: list[str]
+    plan: ViewPlan, store: FrameStore, contract: Contract, request: Request, guard: Guard, warnings: list[str]
 ) -> Prepared:
     warnings.extend(f"{word}: {text}" for word, text in store.to_rgb.warnings.items())
     if store.sizes_differ:
@@ -241,6 +292,7 @@ def _finish(
         clip_positions=plan.clip_positions,
         crops=crop_offsets(contract.crop, height=height, width=width, num_crops=request.protocol.num_crops),
         frame_times=plan.frame_times,
+        clip_spans=plan.clip_spans,
         num_frames=plan.num_frames,
         frames_decoded=guard.frames_decoded,
         warnings=tuple(warnings),

@@ -46,8 +46,9 @@ class UnitPlan:
 def sample_clips(contract: Contract, protocol: Protocol, clock: VideoClock) -> Clips:
     """Clips of a video for a model and a protocol.
 
-    ``tsn`` and ``full`` are one clip over all frames, whatever their rate. Clips x crops are the sampler's, which
-    counts in the video at ``target_fps`` where it has one; ``pyslowfast`` has it in its formula.
+    ``tsn`` and ``full`` are one clip over all frames, whatever their rate; ``full64`` is ``full`` with another number
+    of frames. Clips x crops are the sampler's, which counts in the video at ``target_fps`` where it has one;
+    ``pyslowfast`` has it in its formula.
 
     Args:
         contract: names the sampler and its numbers, and those of ``full``.
@@ -61,13 +62,13 @@ def sample_clips(contract: Contract, protocol: Protocol, clock: VideoClock) -> C
     if protocol.name == "tsn":
         frames = tsn_clips(clock.num_frames, clip_frames=sampler.num_frames)
         return Clips(frames, frames)
-    if protocol.name == "full" and contract.full_video is not None:
-        return _full(contract.full_video, clock)
+    if protocol.is_full and contract.full_video is not None:
+        return _full(contract.full_video, protocol.num_frames or contract.full_video.num_frames, clock)
     return _SAMPLERS[sampler.kind](sampler, protocol.num_clips, clock)
 
 
-def _full(full_video: FullVideo, clock: VideoClock) -> Clips:
-    frames = full_video_clip(clock, clip_frames=full_video.num_frames, span_s=full_video.span_s)
+def _full(full_video: FullVideo, num_frames: int, clock: VideoClock) -> Clips:
+    frames = full_video_clip(clock, clip_frames=num_frames, span_s=full_video.span_s)
     return Clips(frames, frames)
 
 

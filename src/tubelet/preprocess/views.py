@@ -28,6 +28,8 @@ class ViewPlan:
     whose first frame stands at 0."""
     frame_times: NDArray[np.float32]
     """``[K, T]``, seconds from the first frame of the video."""
+    clip_spans: NDArray[np.float32]
+    """``[K, 2]``, from when to when each clip's frames are shown, in the same seconds."""
     num_frames: int
     """N, frames of the part that was asked for."""
     has_full_clip: bool
@@ -71,6 +73,16 @@ def plan_views(clock: VideoClock, *, request: Request, contract: Contract, limit
         units=units,
         clip_positions=clips.positions[:, ::unit_frames].astype(np.int32),
         frame_times=clock.times[frames].astype(np.float32),
+        clip_spans=_spans(clock, frames).astype(np.float32),
         num_frames=part.stop - part.start,
         has_full_clip=any(len(np.unique(clip)) == len(clip) for clip in frames),
     )
+
+
+def _spans(clock: VideoClock, clips: NDArray[np.int64]) -> NDArray[np.float64]:
+    """``[K, 2]``: a frame is shown until the next one of the whole video, whatever part of it was asked for.
+
+    A clip of a short video may start again from its first frame: the last frame need not be the latest.
+    """
+    ends = np.append(clock.times[1:], clock.times[-1] + clock.interval_s)
+    return np.stack([clock.times[clips.min(axis=1)], ends[clips.max(axis=1)]], axis=1)

@@ -14,6 +14,7 @@ _HELP = {
     "tubelet_frames_decoded_total": "Frames that came out of the decoder",
     "tubelet_units_wanted_total": "Encoder inputs that the views ask for, repetitions counted",
     "tubelet_units_encoded_total": "Encoder inputs that were computed, each distinct one once",
+    "tubelet_features_reused_total": "Features that requests brought: units wanted that were encoded earlier",
     "tubelet_encoder_runs_total": "Calls of the encoder's engine; units per call show the batching",
     "tubelet_errors_total": "Requests that failed in a step of tubelet, by stable code",
 }

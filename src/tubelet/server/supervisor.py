@@ -12,7 +12,6 @@ import os
 import secrets
 import select
 import selectors
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,14 +20,14 @@ import tempfile
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tubelet.server import shm
 from tubelet.server.health import Patient, Probe
+from tubelet.server.options import ServeOptions, check_options, choose_ports
 from tubelet.server.process import TritonProcess, open_pidfd
-from tubelet.server.triton import Ports, Triton, find_tritonserver, server_arguments
+from tubelet.server.triton import find_tritonserver, server_arguments
 from tubelet.spec.errors import MachineError
 from tubelet.spec.repository import RepositoryIndex, ServedModel
 
@@ -48,24 +47,6 @@ PROCESSES_PER_MODEL = 8
 """Python backends of a model, and some growth of their shared memory."""
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-LOOPBACK = ("127.0.0.1", "localhost")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ServeOptions:
-    """What `tubelet serve` was asked for."""
-
-    repository: Path
-    http_port: int = 8000
-    """0, here and below: any free port."""
-    grpc_port: int = 8001
-    metrics_port: int = 8002
-    address: str = "127.0.0.1"
-    expose_unpatched_triton: bool = False
-    """Lets the wheel's Triton 2.51, which has known holes, listen on an address that others reach."""
-    json_events: bool = False
-    command: tuple[str, ...] = ()
-    """Runs beside the server, which stops when the command ends."""
 
 
 def serve(options: ServeOptions) -> int:
@@ -75,8 +56,10 @@ def serve(options: ServeOptions) -> int:
         The exit code: the command's when it ends by itself, 0 after a signal.
 
     Raises:
-        MachineError: no tritonserver, too little shared memory, a port in use, or a server that does not start.
+        MachineError: no tritonserver, too little shared memory, a port in use, a processor or a package that the
+            repository needs and is not there, or a server that does not start.
         ContractError: the repository is not one.
+        ExportMismatchError: ``unverified``, as `tubelet.server.options.check_options`.
     """
     with ExitStack() as stack:
         return Supervisor(options, stack).run()
@@ -88,15 +71,14 @@ class Supervisor:
     def __init__(self, options: ServeOptions, stack: ExitStack) -> None:
         self._options = options
         self._triton = find_tritonserver()
-        _check_address(options, self._triton)
         self._index = RepositoryIndex.load(options.repository)
-        self._ports = _choose_ports(options)
+        check_options(options, self._triton, self._index)
+        self._ports = choose_ports(options)
         self._probe = Probe(options.address, self._ports.http, self._ports.metrics)
         self._prefix = shm.region_prefix()
         self._admin_key = secrets.token_urlsafe(32)
         shm.remove_stale()
         shm.check_free(sum(model.shm_bytes for model in self._index.models) * PROCESSES_PER_MODEL)
-        _check_command(options.command)
         folder = tempfile.TemporaryDirectory(prefix=self._prefix, dir=shm.temporary_folder())
         self._folder = Path(stack.enter_context(folder))
         # Triton starts its backends through a shell and does not quote: the repository gets a plain name.
@@ -327,44 +309,6 @@ class Supervisor:
             print(line, file=stream, flush=True)
         except OSError:  # nobody reads any more; that is no reason to stop serving
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _check_command(command: tuple[str, ...]) -> None:
-    if command and shutil.which(command[0]) is None:
-        raise MachineError("missing", f"cannot run {command[0]!r}: there is no such command")
-
-
-def _check_address(options: ServeOptions, triton: Triton) -> None:
-    if triton.is_wheel and options.address not in LOOPBACK and not options.expose_unpatched_triton:
-        raise MachineError(
-            "start_failed",
-            f"the wheel's Triton 2.51 has known holes and must not listen on {options.address}; use 127.0.0.1 behind a "
-            "proxy, the container's Triton, or --expose-unpatched-triton",
-        )
-
-
-def _choose_ports(options: ServeOptions) -> Ports:
-    """Takes the ports that were asked for, or free ones.
-
-    Raises:
-        MachineError: ``port_in_use``, naming it.
-    """
-    wanted_ports = [port for port in (options.http_port, options.grpc_port, options.metrics_port) if port]
-    if len(set(wanted_ports)) < len(wanted_ports):
-        raise MachineError("port_in_use", f"HTTP, gRPC and metrics need a port each, got {wanted_ports}")
-    chosen = []
-    with ExitStack() as stack:
-        for wanted in (options.http_port, options.grpc_port, options.metrics_port):
-            listener = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind((options.address, wanted))
-            except OSError as exc:
-                raise MachineError(
-                    "port_in_use", f"cannot listen on {options.address}:{wanted}: {exc.strerror}"
-                ) from exc
-            chosen.append(listener.getsockname()[1])
-    return Ports(*chosen)
 
 
 def _exit_now(number: int, _: object) -> None:

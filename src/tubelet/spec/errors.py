@@ -12,7 +12,7 @@
     ├── InternalError            report it: tubelet itself is wrong
     ├── ContractError            client and server (or two files of a bundle) do not belong together
     ├── RecipeError              mend the recipe or the checkpoint
-    ├── ExportMismatchError      what was exported does not compute what the checkpoint computes
+    ├── ExportMismatchError      what was exported does not compute what the checkpoint computes, or nobody looked
     └── MachineError             mend the machine: something that tubelet needs is missing
 
 Every error has a stable ``code``, and its text begins with it (``"too_long: ..."``), so that the same code reaches
@@ -98,9 +98,9 @@ class OverloadedError(TubeletError):
 
 
 class DeadlineError(TubeletError):
-    """The request's time is over; the work on it has stopped."""
+    """The request's time is over, or its caller has gone; the work on it has stopped."""
 
-    codes = ("deadline_exceeded",)
+    codes = ("deadline_exceeded", "cancelled")
 
 
 class UnavailableError(TubeletError):
@@ -128,9 +128,9 @@ class RecipeError(TubeletError):
 
 
 class ExportMismatchError(TubeletError):
-    """An exported graph differs from the torch model by more than the budget allows."""
+    """An exported graph differs from the torch model by more than the budget allows, or nobody has compared them."""
 
-    codes = ("over_budget",)
+    codes = ("over_budget", "unverified")
 
 
 class MachineError(TubeletError):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +26,7 @@ from tubelet.spec.engine import EngineName, Precision
 from tubelet.spec.errors import ContractError
 from tubelet.spec.network import Network
 from tubelet.spec.pipeline import Crop, FullVideo, Normalisation, Resize, Sampler
-from tubelet.spec.protocol import ANY_CLIPS, ANY_FULL, Protocol, is_allowed
+from tubelet.spec.protocol import ANY_CLIPS, ANY_FULL, Protocol, is_allowed, listed
 from tubelet.spec.strict import decode, digest, encode
 
 __all__ = [
@@ -125,22 +126,25 @@ class Contract:
         self._check_sizes()
 
     def _check_protocols(self) -> None:
-        for protocol in self.protocols:
-            if protocol not in (ANY_CLIPS, ANY_FULL):
-                Protocol.parse(protocol)
+        if any(num_frames % self.geometry.unit_frames for num_frames in self._named_lengths):
+            raise ValueError("the frames of a protocol like 'full64' must be a multiple of unit_frames")
         if len(set(self.protocols)) < len(self.protocols):
             raise ValueError(f"protocols name one twice: {', '.join(self.protocols)}")
         Protocol.parse(self.default_protocol)
         if not is_allowed(self.default_protocol, self.protocols):
-            raise ValueError(f"default_protocol {self.default_protocol!r} is not among {self.protocols}")
+            raise ValueError(
+                f"default_protocol {self.default_protocol!r} is not among the protocols: {listed(self.protocols)}"
+            )
         if any(protocol.startswith("full") for protocol in self.protocols) != (self.full_video is not None):
-            raise ValueError("full_video is given when, and only when, protocols hold 'full' or one like it")
+            raise ValueError("full_video is given when, and only when, protocols hold 'full', 'fullN' or one like it")
         if self.full_video is not None and not self.geometry.any_length:
             raise ValueError("this network takes clips of one length only; it has no protocol 'full'")
 
     def _check_sizes(self) -> None:
         if self.sampler.num_frames % self.geometry.unit_frames:
             raise ValueError("a clip's num_frames must be a multiple of unit_frames")
+        if self.full_video is not None and self.full_video.num_frames % self.geometry.unit_frames:
+            raise ValueError("full_video.num_frames must be a multiple of unit_frames")
         if self.is_joint and self.sampler.num_frames != self.geometry.unit_frames:
             raise ValueError("the unit of a joint model is its whole clip")
         if min(self.resize.short_side_px, self.resize.short_side_three_crops_px) < self.crop.size_px:
@@ -168,9 +172,15 @@ class Contract:
 
     @property
     def most_units_per_clip(self) -> int:
-        """Units of the longest clip of a protocol with a length of its own: `units_per_clip`, or those of ``full``."""
-        full = 0 if self.full_video is None else self.full_video.num_frames // self.geometry.unit_frames
-        return max(self.units_per_clip, full)
+        """Units of the longest clip of a protocol with a name: `units_per_clip`, or those of ``full`` and its like."""
+        full = 0 if self.full_video is None else self.full_video.num_frames
+        return max(self.sampler.num_frames, full, *self._named_lengths) // self.geometry.unit_frames
+
+    @property
+    def _named_lengths(self) -> list[int]:
+        """Frames of every ``full64`` among the protocols."""
+        named = {*self.protocols, self.default_protocol} - {ANY_CLIPS, ANY_FULL}
+        return [protocol.num_frames for protocol in map(Protocol.parse, named) if protocol.num_frames is not None]
 
     def allows(self, protocol: str) -> bool:
         """Whether the model has a protocol of that name."""
@@ -215,8 +225,10 @@ class Measurement:
     stage: str
     against: str
     num_views: int
-    max_abs_logit: float
-    cosine: float
+    max_abs_logit: float | None
+    """None, here and below: no number came out."""
+    cosine: float | None
+    """Of the row that is furthest off."""
     top1_agreement: float
 
 
@@ -230,10 +242,14 @@ class Verification:
     """Of the engine."""
     processor: str
     """On which it ran."""
+    graphs_sha256: str
+    """Of the graphs that ran; others are not verified by this."""
     num_clips: int
     """Real videos among what was compared."""
     budget: Budget
     passed: bool
+    units_equal: bool
+    """Whether ``units.onnx`` cut the very bytes that the server's step cuts."""
     measured: tuple[Measurement, ...]
 
 
@@ -265,9 +281,15 @@ class Build:
     def __post_init__(self) -> None:
         within(MOST_LARGEST_BATCH, largest_batch=self.largest_batch)
 
-    def has_passed(self, engine: EngineName, precision: Precision) -> bool:
-        """Whether an engine computes, at a precision, what the checkpoint computes."""
-        return any(v.passed for v in self.verified if (v.engine, v.precision) == (engine, precision))
+    def has_passed(self, engine: EngineName, precision: Precision, *, graphs_sha256: str) -> bool:
+        """Whether an engine computes with these graphs, at a precision, what the checkpoint computes."""
+        wanted = engine, precision, graphs_sha256
+        return any(v.passed for v in self.verified if (v.engine, v.precision, v.graphs_sha256) == wanted)
+
+    def with_verified(self, found: Sequence[Verification]) -> Build:
+        """The build with other findings, which replace older ones of the same engine and precision."""
+        kept = {(v.engine, v.precision): v for v in (*self.verified, *found)}
+        return replace(self, verified=tuple(kept[key] for key in sorted(kept)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -307,6 +329,8 @@ class Manifest:
         return decode(cls, data, where="manifest")
 
     def save(self, bundle: Path) -> None:
-        """Writes the manifest into a bundle's folder."""
+        """Writes the manifest into a bundle's folder; who reads meanwhile sees the old one or the new one."""
         text = json.dumps(encode(self), indent=2, ensure_ascii=False, allow_nan=False)
-        (bundle / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+        partial = bundle / f".{MANIFEST_FILE}.partial"
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(bundle / MANIFEST_FILE)

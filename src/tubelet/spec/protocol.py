@@ -8,10 +8,15 @@ from dataclasses import dataclass
 
 from tubelet.spec.bounds import MOST_CLIP_FRAMES
 
-__all__ = ["ANY_CLIPS", "ANY_FULL", "Protocol", "is_allowed"]
+__all__ = ["ANY_CLIPS", "ANY_FULL", "Protocol", "is_allowed", "listed"]
 
 ANY_CLIPS, ANY_FULL = "CxR", "fullN"
 """In a model's list of protocols: any number of clips and crops, the whole video in any number of frames."""
+
+_MEANINGS = {
+    ANY_CLIPS: f"{ANY_CLIPS} (any number of clips, 1 or 3 crops)",
+    ANY_FULL: f"{ANY_FULL} (the whole video in any number N of frames)",
+}
 
 _CLIPS_BY_CROPS = re.compile(r"([1-9][0-9]{0,3})x(1|3)")
 _FULL = re.compile(r"full([1-9][0-9]{0,4})")
@@ -68,3 +73,8 @@ def is_allowed(name: str, protocols: Iterable[str]) -> bool:
     return (ANY_CLIPS in allowed and bool(_CLIPS_BY_CROPS.fullmatch(name))) or (
         ANY_FULL in allowed and bool(_FULL.fullmatch(name)) and int(name.removeprefix("full")) <= MOST_CLIP_FRAMES
     )
+
+
+def listed(protocols: Iterable[str]) -> str:
+    """Protocols as a message names them, such as "1x1, tsn, CxR (any number of clips, 1 or 3 crops)"."""
+    return ", ".join(_MEANINGS.get(name, name) for name in protocols)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tubelet.spec.engine import Running
 from tubelet.spec.errors import ContractError
 from tubelet.spec.strict import decode, encode
 
@@ -31,6 +32,10 @@ class ServedModel:
     """Shared memory that each process of a step should start with."""
     max_silence_s: float
     """How long the model may work without a sign of progress before it counts as stuck."""
+    running: Running
+    """Of its encoder; of every member's where models answer together."""
+    verified: bool
+    """Whether the bundle, or every member's, passed `tubelet verify` for that engine and precision."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -62,8 +62,8 @@ def step_tensors(contract: Contract) -> dict[Step, Signature]:
     """Inputs and outputs of each step of a model, in the order of the data; the encoder's leave out its batch (units).
 
     A joint model has no step ``temporal``: its encoder gives the LOGITS of whole clips, and ``average`` finds each
-    view's row among them. A model that takes clips of any length has a second way to FEATURES, the step ``chunks``: it
-    encodes frames as they come out of the decoder, or takes features that were computed before.
+    view's row among them. A model that takes any number of frames has a second way to FEATURES, the step ``chunks``: it
+    has frames encoded as they come out of the decoder, or takes features that were computed before.
     """
     x = _Tensors(contract)
     sampled = (x.clip_units, *x.clip_positions, x.crops, x.frame_times, x.clip_spans, x.sample_report, x.deadline)
@@ -73,18 +73,18 @@ def step_tensors(contract: Contract) -> dict[Step, Signature]:
         "units": ((x.raw_frames[0], x.unit_frames, x.crops, x.deadline), x.unit_rows),
         "encoder": (_without_batch(x.unit_rows), _without_batch((x.encoded, x.encoded_at))),
     }
-    averaged = (x.encoded_at, x.sample_report, x.deadline)
+    averaged, ended = (x.encoded_at, x.sample_report, x.deadline), (*x.answers, x.after)
     if contract.is_joint:
         # An ONNX graph cannot have an input and an output of one name.
         unit_logits = replace(x.encoded, name="UNIT_LOGITS", source="LOGITS")
-        steps["average"] = ((unit_logits, x.clip_units, x.crops, *averaged), x.answers)
+        steps["average"] = ((unit_logits, x.clip_units, x.crops, *averaged), ended)
         return steps
-    if contract.geometry.any_length:
+    if x.view_features:
         ready = (x.video, *x.view_features)
         steps["chunks"] = (_optional(ready), (x.encoded, *sampled, x.encoded_at))
     views = (x.encoded, x.clip_units, *x.clip_positions, x.crops, x.deadline)
     steps["temporal"] = (views, (x.view_logits, *x.attention, *x.view_features))
-    steps["average"] = ((x.view_logits, *averaged), x.answers)
+    steps["average"] = ((x.view_logits, *averaged), ended)
     return steps
 
 
@@ -101,7 +101,7 @@ def ways_in(contract: Contract) -> dict[WayIn, tuple[str, Signature]]:
         "video": (name, ((x.video,), seen)),
         "frames": (f"{name}_frames", (x.raw_frames, seen)),
     }
-    if contract.geometry.any_length:
+    if x.view_features:
         ways["chunked"] = (f"{name}_chunked", ((x.video,), seen))
         ways["features"] = (f"{name}_features", (x.view_features, (*answer, x.report)))
     return ways
@@ -116,8 +116,8 @@ class _Tensors:
         n = -1 if geometry.any_length else contract.units_per_clip
         self.video = TensorSpec("VIDEO", "BYTES", (1,))
         self.raw_frames = (TensorSpec("FRAMES", "UINT8", (-1, -1, -1, channels)), TensorSpec("FPS", "FP32", (1,)))
-        # The report of the member before, where models answer together: nothing is read in it, it makes this one wait.
-        self.after = TensorSpec("AFTER", "BYTES", (1,))
+        # Where models answer together: the DEADLINE that began with the first of them, and what makes this one wait.
+        self.after = TensorSpec("AFTER", "FP64", (1,))
         self.unit_frames = TensorSpec("UNIT_FRAMES", "INT32", (-1, t))
         self.clip_units = TensorSpec("CLIP_UNITS", "INT32", (-1, n))
         self.clip_positions = (TensorSpec("CLIP_POSITIONS", "INT32", (-1, n)),) if geometry.positions else ()
@@ -134,7 +134,8 @@ class _Tensors:
         self.view_features: tuple[TensorSpec, ...] = ()
         if geometry.feature_dim is not None:
             self.encoded = TensorSpec("FEATURES", "FP32", (-1, geometry.feature_dim))
-        if geometry.feature_dim is not None and geometry.any_length:
+        # Of units that are single frames: those can be encoded as they come, and make clips of any length.
+        if geometry.feature_dim is not None and geometry.any_length and geometry.unit_frames == 1:
             positions = (TensorSpec("POSITIONS", "INT32", (-1, -1)),) if geometry.positions else ()
             self.view_features = (TensorSpec("FEATURES", "FP32", (-1, -1, geometry.feature_dim)), *positions)
         self.attention = (TensorSpec("ATTENTION", "FP32", (-1, n)),) if geometry.attention else ()
@@ -158,12 +159,14 @@ def combine_tensors(contract: EnsembleContract) -> Signature:
     return inputs, (answer[0], TensorSpec("PROBABILITIES", "FP32", (num_classes,)), *answer[1:])
 
 
-def answer_names(contract: Contract | EnsembleContract) -> tuple[str, ...]:
-    """What the public name of a model answers with."""
+def answer_names(
+    contract: Contract | EnsembleContract, way: WayIn = "video", *, with_features: bool = False
+) -> tuple[str, ...]:
+    """What a caller asks for: all that a way in answers with, the features only where they are wanted."""
     if isinstance(contract, EnsembleContract):
         return tuple(spec.name for spec in combine_tensors(contract)[1])
-    _, (_, answer) = ways_in(contract)["video"]
-    return tuple(spec.name for spec in answer)
+    _, (_, answer) = ways_in(contract)[way]
+    return tuple(spec.name for spec in answer if with_features or spec.name not in ("FEATURES", "POSITIONS"))
 
 
 def _optional(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:

@@ -7,6 +7,7 @@ import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -31,13 +32,16 @@ from tubelet.spec.errors import (
 )
 from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Contract
+from tubelet.spec.protocol import ANY_FULL
 from tubelet.spec.strict import decode
 
 __all__ = [
     "Arrays",
+    "Call",
     "SingleStep",
     "Step",
     "best_labels",
+    "check_caller",
     "check_deadline",
     "read_inputs",
     "text_tensor",
@@ -110,6 +114,12 @@ class Step(ABC):
         if num_views == 0:
             raise InvalidRequestError("bad_input", "at least one view is expected, got none")
 
+    @property
+    def most_units_per_clip(self) -> int:
+        """Units of the longest clip that a protocol of the model can ask for."""
+        any_number = self.limits.max_units if ANY_FULL in self.contract.protocols else 0
+        return max(self.contract.most_units_per_clip, any_number)
+
     def check_units(self, clip_units: NDArray[np.int32], *, num_units: int) -> None:
         """Makes sure that clips name units that are there.
 
@@ -137,6 +147,18 @@ class Step(ABC):
         return triton.InferenceResponse(error=triton.TritonError(str(error), _triton_code(error)))
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, as a step sees it."""
+
+    inputs: Arrays
+    parameters: Mapping[str, object]
+    wanted: frozenset[str]
+    """Names of the outputs that somebody takes."""
+    is_cancelled: Callable[[], bool]
+    """Whether Triton knows by now that the caller has gone, see `check_caller`."""
+
+
 class SingleStep(Step):
     """A step that takes one request after the other."""
 
@@ -145,11 +167,14 @@ class SingleStep(Step):
         return [self.answer(partial(self._run, request)) for request in requests]
 
     @abstractmethod
-    def run(self, inputs: Arrays, parameters: Mapping[str, object]) -> Arrays:
-        """Computes one request's outputs from its inputs and request parameters."""
+    def run(self, call: Call) -> Arrays:
+        """Computes one request's outputs."""
 
     def _run(self, request: Any) -> Arrays:
-        return self.run(read_inputs(request), json.loads(request.parameters() or "{}"))
+        check_caller(request.is_cancelled)
+        parameters = json.loads(request.parameters() or "{}")
+        wanted = frozenset(request.requested_output_names())
+        return self.run(Call(read_inputs(request), parameters, wanted, request.is_cancelled))
 
 
 def best_labels(probabilities: NDArray[np.float32], labels: Sequence[str]) -> dict[str, float]:
@@ -166,6 +191,19 @@ def check_deadline(deadline: float) -> None:
     """
     if 0 < deadline < time.monotonic():
         raise DeadlineError("deadline_exceeded", "the request's time is over, work on it has stopped")
+
+
+def check_caller(is_cancelled: Callable[[], bool]) -> None:
+    """Refuses work that nobody waits for.
+
+    Triton 2.51 tells it of gRPC calls, and of an ensemble to those steps only that begin afterwards; a step that runs
+    already has nothing but the deadline (docs/adr/0016-ways-in.md).
+
+    Raises:
+        DeadlineError: ``cancelled``.
+    """
+    if is_cancelled():
+        raise DeadlineError("cancelled", "the caller has gone, work on the request has stopped")
 
 
 def read_inputs(request: Any) -> dict[str, NDArray[Any]]:

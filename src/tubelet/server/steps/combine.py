@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from tubelet.averaging import average_views, probabilities
-from tubelet.server.steps.base import Arrays, SingleStep, best_labels, text_tensor
+from tubelet.server.steps.base import Arrays, Call, SingleStep, best_labels, text_tensor
 from tubelet.spec.ensemble import EnsembleContract
 
 __all__ = ["TritonPythonModel"]
@@ -27,8 +26,8 @@ class TritonPythonModel(SingleStep):
     def open(self) -> None:
         self.labels = (self.folder / "labels.txt").read_text(encoding="utf-8").splitlines()
 
-    def run(self, inputs: Arrays, parameters: Mapping[str, object]) -> Arrays:
-        members, heads = range(len(self.contract.members)), self.contract.heads
+    def run(self, call: Call) -> Arrays:
+        members, heads, inputs = range(len(self.contract.members)), self.contract.heads, call.inputs
         answers = np.stack([inputs[f"LOGITS_{i}"] for i in members])
         logits = average_views(answers, self.contract.aggregation, heads)
         shares = probabilities(logits, heads)

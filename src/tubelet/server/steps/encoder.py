@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -13,10 +16,13 @@ from numpy.typing import NDArray
 
 from tubelet.engines.base import Engine, EngineSettings
 from tubelet.server.steps.base import Arrays, Step, check_deadline, read_inputs
+from tubelet.spec.engine import graph_file
 from tubelet.spec.errors import DeadlineError
 from tubelet.spec.tensors import step_tensors
 
-__all__ = ["TritonPythonModel"]
+__all__ = ["TritonPythonModel", "chunk_size"]
+
+_Chunk = list[tuple["_Job", slice]]
 
 
 @dataclass(slots=True)
@@ -27,14 +33,14 @@ class _Job:
     deadline: float
     encoded: NDArray[np.float32]
     """``[len(units), D or C]``, filled as the work goes on."""
-    num_done: int = 0
+    num_taken: int = 0
     started: float = 0.0
     ended: float = 0.0
     error: Exception | None = None
 
     @property
     def is_open(self) -> bool:
-        return self.error is None and self.num_done < len(self.units)
+        return self.error is None and self.num_taken < len(self.units)
 
     def outputs(self, name: str) -> Arrays:
         if self.error is not None:
@@ -47,7 +53,8 @@ class TritonPythonModel(Step):
     """UNITS uint8 ``[n, t, S, S, 3]`` -> FEATURES float32 ``[n, D]``, ENCODED_AT float64 ``[n, 2]`` (start, end).
 
     A joint model gives LOGITS ``[n, C]`` instead of FEATURES. The engine gets ``largest_batch`` units at most:
-    enough to fill the cores, few enough to look at deadlines often and to keep within memory.
+    enough to fill the cores, few enough to look at deadlines often and to keep within memory. In the mode
+    ``throughput`` there are several streams, each of which works on a batch of its own.
     """
 
     name = "encoder"
@@ -55,20 +62,27 @@ class TritonPythonModel(Step):
     output: str
     width: int
     largest_batch: int
+    num_streams: int
 
     def open(self) -> None:
         self.largest_batch = int(self.parameters["largest_batch"])
         running = self.running
         settings = EngineSettings.of_mode(running.engine, running.precision, running.mode)
-        self.engine = self.open_graph("encoder.int8.onnx" if running.precision == "int8" else "encoder.onnx", settings)
+        self.engine = self.open_graph(graph_file("encoder", running.precision), settings)
+        self.num_streams = settings.streams
+        # An engine keeps what it works on for each thread that calls it, so the threads stay.
+        self._pool = ThreadPoolExecutor(self.num_streams)
+        self._lock = Lock()
         spec = step_tensors(self.contract)["encoder"][1][0]
         self.output, (self.width,) = spec.name, spec.shape
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Triton's entry: ``requests`` are those that the dynamic batcher put together."""
         jobs = [self._job(read_inputs(request)) for request in requests]
-        while chunk := _next_chunk(jobs, room=self.largest_batch):
-            self._encode(chunk)
+        num_units = sum(len(job.units) for job in jobs)
+        room = chunk_size(num_units, largest_batch=self.largest_batch, num_streams=self.num_streams)
+        num_workers = min(self.num_streams, math.ceil(num_units / room))
+        list(self._pool.map(lambda _: self._work(jobs, room), range(num_workers)))
         return [self.answer(partial(job.outputs, self.output)) for job in jobs]
 
     def _job(self, inputs: Arrays) -> _Job:
@@ -76,7 +90,16 @@ class TritonPythonModel(Step):
         encoded = np.empty((len(units), self.width), np.float32)
         return _Job(units, float(inputs["UNIT_DEADLINES"][0, 0]), encoded)
 
-    def _encode(self, chunk: list[tuple[_Job, slice]]) -> None:
+    def _work(self, jobs: list[_Job], room: int) -> None:
+        """One stream's part: encodes chunk after chunk until none is left."""
+        while True:
+            with self._lock:
+                chunk = _next_chunk(jobs, room=room)
+            if not chunk:
+                return
+            self._encode(chunk)
+
+    def _encode(self, chunk: _Chunk) -> None:
         started = time.monotonic()
         units = [job.units[rows] for job, rows in chunk]
         try:
@@ -86,20 +109,28 @@ class TritonPythonModel(Step):
                 job.error = exc
             return
         first = 0
-        for job, rows in chunk:
-            num_rows = rows.stop - rows.start
-            job.encoded[rows] = encoded[first : first + num_rows]
-            first += num_rows
-            job.num_done = rows.stop
-            job.started = job.started or started
-            job.ended = time.monotonic()
-        self.metrics.add("tubelet_units_encoded_total", first)
-        self.metrics.add("tubelet_encoder_runs_total", 1)
+        with self._lock:
+            for job, rows in chunk:
+                num_rows = rows.stop - rows.start
+                job.encoded[rows] = encoded[first : first + num_rows]
+                first += num_rows
+                job.started = min(job.started or started, started)
+                job.ended = time.monotonic()
+            self.metrics.add("tubelet_units_encoded_total", first)
+            self.metrics.add("tubelet_encoder_runs_total", 1)
 
 
-def _next_chunk(jobs: list[_Job], *, room: int) -> list[tuple[_Job, slice]]:
+def chunk_size(num_units: int, *, largest_batch: int, num_streams: int) -> int:
+    """Units in one run of the engine, so that no stream stands idle while another has a run more to do."""
+    if num_streams == 1:
+        return largest_batch
+    rounds = math.ceil(num_units / (largest_batch * num_streams))
+    return max(1, min(largest_batch, math.ceil(num_units / max(1, rounds * num_streams))))
+
+
+def _next_chunk(jobs: list[_Job], *, room: int) -> _Chunk:
     """The next units to encode together, in the order of the jobs; closes jobs whose time is over."""
-    chunk: list[tuple[_Job, slice]] = []
+    chunk: _Chunk = []
     for job in jobs:
         if not job.is_open or not room:
             continue
@@ -108,7 +139,8 @@ def _next_chunk(jobs: list[_Job], *, room: int) -> list[tuple[_Job, slice]]:
         except DeadlineError as exc:
             job.error = exc
             continue
-        stop = min(len(job.units), job.num_done + room)
-        chunk.append((job, slice(job.num_done, stop)))
-        room -= stop - job.num_done
+        stop = min(len(job.units), job.num_taken + room)
+        chunk.append((job, slice(job.num_taken, stop)))
+        room -= stop - job.num_taken
+        job.num_taken = stop
     return chunk

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from numpy.typing import NDArray
 
 from tubelet.preprocess.geometry import cut_units
-from tubelet.server.steps.base import Arrays, SingleStep, check_deadline
+from tubelet.server.steps.base import Arrays, Call, SingleStep, check_deadline
 from tubelet.spec.errors import InvalidRequestError, LimitError
 
 __all__ = ["TritonPythonModel"]
@@ -19,8 +17,8 @@ class TritonPythonModel(SingleStep):
 
     name = "units"
 
-    def run(self, inputs: Arrays, parameters: Mapping[str, object]) -> Arrays:
-        deadline = float(inputs["DEADLINE"][0])
+    def run(self, call: Call) -> Arrays:
+        inputs, deadline = call.inputs, float(call.inputs["DEADLINE"][0])
         check_deadline(deadline)
         self._check(inputs)
         size_px = self.contract.crop.size_px

@@ -1,0 +1,155 @@
+"""Post-training quantisation: the encoder's weights and activations in eight bits, calibrated on real clips.
+
+NNCF puts pairs of QuantizeLinear and DequantizeLinear into the ONNX graph, which both engines read. How far the result
+is from the checkpoint is for `tubelet verify` to say; what was tried is in docs/adr/0015-engines.md.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from tubelet.export.onnx import EXTERNAL_DATA_BYTES
+from tubelet.export.samples import spread, video_samples
+from tubelet.export.staging import link_or_copy, staging
+from tubelet.export.verify import PARITY_FILE, write_parity
+from tubelet.preprocess.geometry import cut_units
+from tubelet.spec.engine import graph_file
+from tubelet.spec.errors import ContractError
+from tubelet.spec.manifest import Calibration, Contract, Manifest
+from tubelet.spec.strict import encode
+
+__all__ = ["NUM_CLIPS", "quantise_bundle"]
+
+NUM_CLIPS = 64
+"""Videos to calibrate on, where the caller does not say."""
+
+LAYERS = ("Conv", "MatMul", "Gemm")
+"""What multiplies. The first of them sees pixels and stays as it was: in eight bits it costs more accuracy than all others
+together, and it is a hundredth of a full-size model's work."""
+
+MOST_UNITS_PER_CLIP = 4
+"""Units of one clip show much the same; others' say more."""
+
+
+def quantise_bundle(
+    bundle: Path,
+    *,
+    videos: Path,
+    num_clips: int = NUM_CLIPS,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Manifest:
+    """Writes ``encoder.int8.onnx`` into a bundle; a failure leaves the bundle as it was.
+
+    What was found of an older int8 graph is forgotten: `tubelet verify` looks at the new one.
+
+    Args:
+        bundle: folder of the bundle.
+        videos: folder of videos such as the model will see, prepared by the default protocol.
+        num_clips: how many of them, spread evenly over their names in alphabetical order.
+        progress: told what is being done, line by line.
+
+    Returns:
+        The new manifest.
+
+    Raises:
+        ContractError: the folder is no bundle, or its encoder is missing or belongs to another contract.
+        InvalidRequestError: ``bad_input``: ``videos`` holds none.
+    """
+    manifest = Manifest.load(bundle)
+    nncf = _load_nncf()
+    clips = list(_clips_units(videos, manifest.contract, num_clips=num_clips, progress=progress))
+    units = [unit for clip in clips for unit in clip]
+    calibration = Calibration(tool=f"nncf {nncf.__version__}", num_clips=len(clips), num_units=len(units))
+    progress(f"quantising on {len(units)} units of {len(clips)} clips")
+    model = _quantise(nncf, bundle / graph_file("encoder"), manifest.contract, units)
+    for name, value in encode(calibration).items():
+        model.metadata_props.add(key=f"calibration_{name}", value=str(value))
+    kept = tuple(found for found in manifest.build.verified if found.precision != "int8")
+    manifest = replace(manifest, build=replace(manifest.build, int8=calibration, verified=kept))
+    _place(model, manifest, bundle)
+    return manifest
+
+
+def _clips_units(
+    videos: Path, contract: Contract, *, num_clips: int, progress: Callable[[str], None]
+) -> Iterator[NDArray[np.uint8]]:
+    """Yields UNITS uint8 ``[u, t, S, S, 3]`` of each clip: a few of them, from its start to its end."""
+    for sample in video_samples(videos, contract, most=num_clips):
+        if isinstance(sample, str):
+            progress(sample)
+            continue
+        units = cut_units(sample.frames, sample.unit_frames, sample.crops, size_px=contract.crop.size_px)
+        yield units[spread(len(units), MOST_UNITS_PER_CLIP)]
+
+
+def _quantise(nncf: Any, graph: Path, contract: Contract, units: list[NDArray[np.uint8]]) -> onnx.ModelProto:
+    """The ONNX model with eight-bit operations, all but the first layer."""
+    if not graph.is_file():
+        raise ContractError("contract_mismatch", f"{graph.name} is not there; export the bundle again")
+    model = onnx.load(graph, load_external_data=False)
+    if {entry.key: entry.value for entry in model.metadata_props}.get("contract_digest") != contract.digest:
+        raise ContractError("contract_mismatch", f"{graph.name} was exported for another contract; export it again")
+    first_layer = next(node.name for node in model.graph.node if node.op_type in LAYERS)
+    weights = nncf.onnx.quantization.backend_parameters.BackendParameters.EXTERNAL_DATA_DIR
+    with _quiet(nncf):
+        quantised: onnx.ModelProto = nncf.quantize(
+            model,
+            nncf.Dataset([{"UNITS": unit[None]} for unit in units]),
+            subset_size=len(units),
+            model_type=None if contract.network.family == "i3d" else nncf.ModelType.TRANSFORMER,
+            preset=nncf.QuantizationPreset.MIXED,
+            ignored_scope=nncf.IgnoredScope(names=[first_layer]),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                backend_params={weights: str(graph.parent.resolve())}
+            ),
+        )
+    return quantised
+
+
+def _place(model: onnx.ModelProto, manifest: Manifest, bundle: Path) -> None:
+    """Puts the graph, the manifest and parity.json in the place of the old ones, all at once."""
+    name = graph_file("encoder", "int8")
+    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    with staging(bundle) as folder:
+        shutil.copytree(bundle, folder, copy_function=link_or_copy, dirs_exist_ok=True)
+        for old in (folder / name, folder / f"{name}.data", folder / PARITY_FILE):
+            old.unlink(missing_ok=True)
+        is_large = size > EXTERNAL_DATA_BYTES
+        onnx.save_model(model, folder / name, save_as_external_data=is_large, location=f"{name}.data")
+        onnx.checker.check_model(folder / name)
+        manifest.save(folder)
+        write_parity(folder, manifest)
+
+
+def _load_nncf() -> Any:
+    """The package, which would otherwise tell its makers, through Google Analytics, what is quantised and how.
+
+    It does so unless the user has refused on this machine, and looks at this variable when it is imported.
+    """
+    os.environ["NNCF_CI"] = "1"
+    import nncf
+    import nncf.onnx.quantization.backend_parameters
+
+    return nncf
+
+
+@contextmanager
+def _quiet(nncf: Any) -> Iterator[None]:
+    """Silences what NNCF tells its own developers, and its progress bars, which know no `progress`."""
+    nncf.set_log_level(logging.ERROR)
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
