@@ -79,17 +79,24 @@ def _sharing_goals(results: Results) -> Iterator[Goal]:
 
 
 def _decoding_goals(results: Results) -> Iterator[Goal]:
-    return iter(())
+    if found := results.get("decoding"):
+        for case, bound_mb in (("10x3 of 10 s", 600), ("full of 2 h", 400)):
+            megabytes = found["peak"][case]["peak_mib"] * 1.048576
+            yield Goal(f"peak memory of the sample step, {case} of 1080p, MB", "at most", bound_mb, round(megabytes))
+        for kind, view in found["one_view"].items():
+            figure = f"decode of one centre view of 10 s of 1080p against all frames to RGB, {kind} groups of pictures"
+            yield Goal(figure, "at most", 0.6, view["ratio"])
 
 
 def markdown(results: Results) -> str:
     """The run as tables."""
     parts = [f"# {results['machine']}", _heading(results), _goal_table(results["goals"])]
-    if views := results.get("views"):
-        parts += [
-            "## Seconds for one view, and the part of the GEMM peak",
-            *(_view_table(view) for view in views.values()),
-        ]
+    if views := results["views"]:
+        parts += ["## One view", *(_view_table(view) for view in views.values())]
+    if sharing := list(_sharing_lines(results)):
+        parts += ["## Many views in one request", "\n".join(sharing)]
+    if demo := results.get("demo"):
+        parts += ["## The demo model", _demo_table(demo)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -119,3 +126,35 @@ def _view_table(view: Results) -> str:
             times, part = view["seconds"][name], view["of_peak"][name]
             lines.append(f"| {title} | {times['median']:.3f} | {times['min']:.3f} to {times['max']:.3f} | {part:.2f} |")
     return "\n".join([head, "", *lines, "", f"Through Triton, milliseconds: {split}."])
+
+
+def _sharing_lines(results: Results) -> Iterator[str]:
+    for key, title, other in (
+        ("against_single_views", "ViViT-B/16x2 FE", "single_view"),
+        ("against_unshared_units", "VTN ViT-B", "unshared"),
+    ):
+        if found := results.get(key):
+            seconds = {name: times["median"] for name, times in found["seconds"].items()}
+            yield (
+                f"- {title}, {found['protocol']}: {seconds['together']:.2f} s, {found['units_encoded']} of "
+                f"{found['units_wanted']} units encoded; {other.replace('_', ' ')} {seconds[other]:.2f} s"
+            )
+
+
+def _demo_table(demo: Results) -> str:
+    latency, split = demo["latency_ms"], demo["latency_split_ms"]
+    lines = [
+        f"Ready after {demo['seconds_to_ready']:g} s. One view, one caller: {latency['median']:g} ms, "
+        f"p95 {latency['p95']:g} ms, in this process {demo['direct_ms']['median']:g} ms.",
+        "",
+        "Milliseconds: " + ", ".join(f"{step} {value:g}" for step, value in split.items()) + ".",
+        "",
+        "| protocol | callers | clips a second | units in a run of the encoder |",
+        "| --- | --- | --- | --- |",
+    ]
+    for protocol, by_callers in demo["throughput"].items():
+        for callers, rate in by_callers.items():
+            count = callers.removesuffix("_callers")
+            lines.append(f"| {protocol} | {count} | {rate['clips_per_second']:g} | {rate['units_per_execution']:g} |")
+    lost = ", ".join(f"{name} {seconds:g}" for name, seconds in demo["seconds_from_kill_to_next_answer"].items())
+    return "\n".join([*lines, "", f"Seconds from a kill to the next answer: {lost}."])

@@ -43,7 +43,7 @@ def measure_demo(*, rounds: int) -> dict[str, Any]:
 
 def _measure(server: Server, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, VideoClassifier(server.addresses["grpc"]) as classifier:
-        write_clips(Path(folder), split="evaluation", seed=11, count=8, workers=2)
+        write_clips(Path(folder), split="evaluation", seed=11, count=8, workers=1)
         videos = [path.read_bytes() for path in sorted(Path(folder).glob("*.mp4"))]
         direct = Direct(BUNDLE, "openvino", "fp32")
         protocol = direct.contract.default_protocol

@@ -43,7 +43,7 @@ class Case:
     protocol: str = "1x1"
     num_frames: int | None = None
     """Of a view, where the protocol has a length of its own."""
-    rounds: int = 5
+    rounds: int = 4
     warm_up: bool = True
 
     @property
@@ -83,7 +83,7 @@ class ThroughTriton:
         return {step: round(value, 1) for step, value in steps.items()}
 
 
-def measure_view(case: Case, bundle: Path, server: Server, video: bytes, *, rounds: int) -> dict[str, Any]:
+def measure_view(case: Case, bundle: Path, server: Server, video: bytes) -> dict[str, Any]:
     """Seconds of everyone, in turns, and their parts of this machine's matrix products, taken in the same rounds."""
     engines = {f"{engine}_{precision}": Direct(bundle, engine, precision) for engine, precision in ENGINES}
     best = engines["openvino_bf16"]
@@ -97,7 +97,7 @@ def measure_view(case: Case, bundle: Path, server: Server, video: bytes, *, roun
             in_turns(calls, rounds=1)
             triton.answers.clear()
         peak = GemmPeak()
-        seconds = in_turns(calls, rounds=rounds, before_round=peak.measure)
+        seconds = in_turns(calls, rounds=case.rounds, before_round=peak.measure)
         peak.measure()
         found = _figures(seconds, peak, gflop(case.name, num_frames=case.num_frames))
         found["triton_split_ms"] = triton.split()

@@ -1,3 +1,3 @@
 """tubelet serves trained video transformers with NVIDIA Triton Inference Server."""
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.3.0.dev0"

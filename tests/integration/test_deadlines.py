@@ -7,21 +7,23 @@ exactly as long as the test wants, whatever the machine.
 from __future__ import annotations
 
 import fcntl
-import http.client
 import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+import grpc  # type: ignore[import-untyped]
 import numpy as np
 import pytest
-import tritonclient.grpc
+from numpy.typing import NDArray
 from real_server import Serving
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tubelet.export.repository import write_repository
 from tubelet.spec.errors import DeadlineError
@@ -30,8 +32,9 @@ from tubelet.spec.manifest import Manifest
 
 pytestmark = pytest.mark.needs_triton
 
+DATA_TYPES = {"O": "BYTES", "f": "FP32", "i": "INT32"}
 NUM_FRAMES = 400
-DEADLINE_S = 4.0
+DEADLINE_S = 3.0
 """Time in which a request reaches its gate on a busy machine."""
 
 SHIM = '''
@@ -72,6 +75,11 @@ class TritonPythonModel(Step):
             stand_at_gate(len(outputs["UNIT_FRAMES"]))
         return outputs
 '''
+
+
+def raw(array: NDArray[Any]) -> bytes:
+    """A tensor as it travels; a BYTES element begins with its length."""
+    return len(array[0]).to_bytes(4, "little") + array[0] if array.dtype == object else array.tobytes()
 
 
 @dataclass
@@ -144,17 +152,16 @@ class Gated:
     def errors(self, step: str, code: str) -> float:
         return self.counter("tubelet_errors_total", step=step, code=code)
 
-    def post(self, model: str, tensors: dict[str, np.ndarray], parameters: dict[str, Any]) -> http.client.HTTPConnection:
+    def post(self, model: str, tensors: dict[str, NDArray[Any]], parameters: dict[str, Any]) -> HTTPConnection:
         """Sends a request over HTTP; the answer is not read yet."""
-        kinds = {"O": "BYTES", "f": "FP32", "i": "INT32"}
         inputs, body = [], b""
         for name, array in tensors.items():
-            data = len(array[0]).to_bytes(4, "little") + array[0] if array.dtype == object else array.tobytes()
-            inputs.append({"name": name, "shape": array.shape, "datatype": kinds[array.dtype.kind]})
-            inputs[-1]["parameters"] = {"binary_data_size": len(data)}
+            data = raw(array)
+            size, datatype = {"binary_data_size": len(data)}, DATA_TYPES[array.dtype.kind]
+            inputs.append({"name": name, "shape": array.shape, "datatype": datatype, "parameters": size})
             body += data
         head = json.dumps({"inputs": inputs, "parameters": parameters}).encode()
-        connection = http.client.HTTPConnection(self.http, timeout=DEADLINE_S)
+        connection = HTTPConnection(self.http, timeout=DEADLINE_S)
         connection.request(
             "POST", f"/v2/models/{model}/infer", head + body, {"Inference-Header-Content-Length": str(len(head))}
         )
@@ -180,44 +187,123 @@ def gated(
         gate.discard()
 
 
-def of_video(gated: Gated) -> dict[str, np.ndarray]:
-    return {"VIDEO": np.array([gated.video], dtype=np.object_)}
+CHAINS = [
+    ("motion_vtn", "sample", "units", 0),
+    ("motion_vtn", "encoder", "encoder", 1),
+    ("motion_vtn", "temporal", "average", None),
+    ("motion_vtn_chunked", "encoder", "chunks", 1),
+    ("motion_vtn_features", "temporal", "average", 0),
+]
+"""A way in, the step in which the caller's time ends, the step that refuses, and batches that may be encoded by then;
+None: all."""
 
 
-def of_features(_: Gated) -> dict[str, np.ndarray]:
-    return {
-        "FEATURES": np.zeros((1, NUM_FRAMES, 96), np.float32),
-        "POSITIONS": np.arange(NUM_FRAMES, dtype=np.int32)[None],
-    }
+def tensors_of(gated: Gated, way: str) -> dict[str, NDArray[Any]]:
+    if not way.endswith("features"):
+        return {"VIDEO": np.array([gated.video], dtype=np.object_)}
+    positions = np.arange(NUM_FRAMES, dtype=np.int32)[None]
+    return {"FEATURES": np.zeros((1, NUM_FRAMES, 96), np.float32), "POSITIONS": positions}
+
+
+def parameters_of(way: str) -> dict[str, Any]:
+    return {} if way.endswith("features") else {"protocol": f"full{NUM_FRAMES}"}
+
+
+@dataclass
+class Watch:
+    """What the server does for one request while a gate is closed and after it."""
+
+    gated: Gated
+    step: str
+    refuses: str
+    code: str
+
+    def __enter__(self) -> Watch:
+        self.errors = self.gated.errors(self.refuses, self.code)
+        self.encoded = self.gated.counter("tubelet_units_encoded_total")
+        self.gated.gates["encoder"].so_far()
+        self.gated.gates[self.step].close()
+        return self
+
+    def wait_for_arrival(self) -> None:
+        size = self.gated.largest_batch if self.step == "encoder" else NUM_FRAMES
+        self.gated.gates[self.step].wait_for(size)
+
+    def assert_refused(self, most_batches: int | None) -> None:
+        """Opens the gate and waits for the error; a canary's few units may be among what was encoded."""
+        batch = self.gated.largest_batch
+        self.gated.gates[self.step].open()
+        while self.gated.errors(self.refuses, self.code) == self.errors:
+            pass
+        grown = self.gated.counter("tubelet_units_encoded_total") - self.encoded
+        if most_batches is not None:
+            assert batch not in self.gated.gates["encoder"].so_far()
+            assert most_batches * batch <= grown < (most_batches + 1) * batch
+
+    def __exit__(self, *_: object) -> None:
+        self.gated.gates[self.step].open()
+
+
+@pytest.mark.parametrize(("way", "step", "refuses", "most_batches"), CHAINS)
+def test_no_step_works_on_after_the_deadline(
+    gated: Gated, way: str, step: str, refuses: str, most_batches: int | None
+) -> None:
+    """Over HTTP, where a caller that goes away tells the server nothing."""
+    with Watch(gated, step, refuses, "deadline_exceeded") as watch:
+        parameters = parameters_of(way) | {"deadline_ms": DEADLINE_S * 1000}
+        connection = gated.post(way, tensors_of(gated, way), parameters)
+        watch.wait_for_arrival()
+        with pytest.raises(TimeoutError):  # as long as the deadline, which began before
+            connection.getresponse()
+        connection.close()
+        watch.assert_refused(most_batches)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_the_client_sends_its_deadline(gated: Gated, chunked: bool) -> None:
+    refuses = "chunks" if chunked else "encoder"
+    with (
+        Watch(gated, "encoder", refuses, "deadline_exceeded") as watch,
+        gated.serving.classifier() as classifier,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        call = pool.submit(classifier.classify, gated.video, protocol="full400", deadline_s=DEADLINE_S, chunked=chunked)
+        watch.wait_for_arrival()
+        assert isinstance(call.exception(), DeadlineError)
+        watch.assert_refused(1)
 
 
 @pytest.mark.parametrize(
-    ("way", "step", "refuses"),
+    ("way", "step", "refuses", "most_batches"),
     [
-        ("motion_vtn", "sample", "units"),
-        ("motion_vtn", "encoder", "encoder"),
-        ("motion_vtn", "temporal", "average"),
-        ("motion_vtn_chunked", "encoder", "chunks"),
-        ("motion_vtn_features", "temporal", "average"),
+        ("motion_vtn", "sample", "units", 0),
+        ("motion_vtn", "encoder", "temporal", None),
+        ("motion_vtn_chunked", "encoder", "temporal", None),
+        ("motion_vtn_features", "temporal", "average", 0),
     ],
 )
-def test_no_step_works_on_after_the_deadline(gated: Gated, way: str, step: str, refuses: str) -> None:
-    """Over HTTP, where a caller that goes away tells the server nothing."""
-    gate, batch = gated.gates[step], gated.largest_batch
-    tensors = of_features(gated) if way.endswith("features") else of_video(gated)
-    parameters: dict[str, Any] = {"deadline_ms": DEADLINE_S * 1000}
-    if not way.endswith("features"):
-        parameters["protocol"] = f"full{NUM_FRAMES}"
-    before, encoded = gated.errors(refuses, "deadline_exceeded"), gated.counter("tubelet_units_encoded_total")
-    gated.gates["encoder"].so_far()
-    gate.close()
-    connection = gated.post(way, tensors, parameters)
-    gate.wait_for(batch if step == "encoder" else NUM_FRAMES)
-    with pytest.raises(TimeoutError):  # the deadline began before this wait
-        connection.getresponse()
-    connection.close()
-    gate.open()
-    while gated.errors(refuses, "deadline_exceeded") == before:
-        pass
-    runs = gated.gates["encoder"].so_far()
-    print(way, step, runs, gated.counter("tubelet_units_encoded_total") - encoded)
+def test_the_step_after_a_cancelled_call_refuses(
+    gated: Gated, way: str, step: str, refuses: str, most_batches: int | None
+) -> None:
+    """Of the step that runs Triton 2.51 tells nothing; see docs/adr/0016-ways-in.md."""
+    with (
+        Watch(gated, step, refuses, "cancelled") as watch,
+        grpc.insecure_channel(gated.serving.ready["grpc"]) as channel,
+    ):
+        triton = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        call = triton.ModelInfer.future(request_of(way, tensors_of(gated, way)))
+        watch.wait_for_arrival()
+        call.cancel()
+        for _ in range(20):  # behind the cancel on the same connection
+            assert triton.ServerLive(service_pb2.ServerLiveRequest()).live
+        watch.assert_refused(most_batches)
+
+
+def request_of(way: str, tensors: dict[str, NDArray[Any]]) -> service_pb2.ModelInferRequest:
+    request = service_pb2.ModelInferRequest(model_name=way)
+    for name, value in parameters_of(way).items():
+        request.parameters[name].string_param = value
+    for name, array in tensors.items():
+        request.inputs.add(name=name, datatype=DATA_TYPES[array.dtype.kind], shape=array.shape)
+        request.raw_input_contents.append(raw(array))
+    return request

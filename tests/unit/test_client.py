@@ -123,6 +123,7 @@ def test_features_come_and_go(any_length: ScriptedTriton) -> None:
         again = classifier.classify_features(found.features, found.positions, deadline_s=3.0)
     assert (plain.features, plain.positions) == (None, None)
     np.testing.assert_array_equal(found.features, FEATURES)
+    assert found.positions is not None
     np.testing.assert_array_equal(found.positions, POSITIONS)
     first, second, third = any_length.requests
     assert asked(second) - asked(first) == {"FEATURES", "POSITIONS"}

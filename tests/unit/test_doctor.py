@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -73,7 +74,20 @@ def test_the_python_must_be_one_that_the_wheel_has_a_stub_for(version: tuple[int
 
 def test_the_processors_bf16_is_named() -> None:
     assert "bf16: amx_bf16, avx512_bf16" in judge_cpu(frozenset({"avx512_bf16", "amx_bf16", "avx512f"}), {0, 1}).detail
-    assert judge_cpu(frozenset(), {0}).detail == "1 cores, no AVX2, bf16: no"
+    assert judge_cpu(frozenset(), {0}).detail == "1 cores, no AVX2, bf16: no, int8: slow"
+
+
+def test_the_instructions_for_int8_are_named() -> None:
+    assert judge_cpu(frozenset({"avx512_vnni", "avx_vnni"}), {0}).detail.endswith("int8: avx512_vnni, avx_vnni")
+
+
+def test_both_engines_are_looked_for() -> None:
+    findings = {finding.name: finding for finding in examine()}
+    for engine in ("openvino", "onnxruntime"):
+        assert findings[engine].ok
+        assert findings[engine].is_needed
+        assert findings[engine].detail == version(engine)
+    assert not findings["nncf"].is_needed
 
 
 def test_only_what_serving_needs_decides() -> None:

@@ -169,6 +169,8 @@ def test_protocol_chooses_the_sampler(make_contract: Callable[..., Contract], ma
     assert four.positions.tolist() == four.frames.tolist()
     full = sample_clips(make_vtn_contract(num_full=5, span_s=None), Protocol.parse("full"), clock)
     assert full.frames.tolist() == full.positions.tolist() == [[0, 24, 49, 74, 99]]
+    three = sample_clips(make_vtn_contract(num_full=5, span_s=2.0), Protocol.parse("full3"), clock)
+    assert three.frames.tolist() == three.positions.tolist() == [[0, 24, 49]]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tubelet.engines.base import Arrays, EngineSettings
+from tubelet.engines.silence import silence
 
 __all__ = ["OnnxRuntimeEngine", "load_onnxruntime"]
 
@@ -38,12 +38,12 @@ class OnnxRuntimeEngine:
 
 
 def load_onnxruntime() -> Any:
-    """The package, which is told before it is imported to tell nobody whose videos are scored, and how often.
+    """The package.
 
     Raises:
         ImportError: it is not installed, or cannot be loaded.
     """
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    silence()
     import onnxruntime
 
     return onnxruntime

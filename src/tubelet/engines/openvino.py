@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tubelet.engines.base import Arrays, EngineSettings
+from tubelet.engines.silence import silence
 
 __all__ = ["OpenVinoEngine", "has_bf16", "load_openvino"]
 
@@ -57,11 +58,12 @@ class OpenVinoEngine:
 
 
 def load_openvino() -> Any:
-    """The package; what it runs sends nothing: its telemetry sits in its converters, which we do not use.
+    """The package.
 
     Raises:
         ImportError: it is not installed, or cannot be loaded.
     """
+    silence()
     import openvino
 
     return openvino

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,13 +20,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from tubelet.export.onnx import EXTERNAL_DATA_BYTES
+from tubelet.engines.silence import silence
 from tubelet.export.samples import spread, video_samples
 from tubelet.export.staging import link_or_copy, staging
 from tubelet.export.verify import PARITY_FILE, write_parity
 from tubelet.preprocess.geometry import cut_units
 from tubelet.spec.engine import graph_file
-from tubelet.spec.errors import ContractError
+from tubelet.spec.errors import ContractError, InvalidRequestError
 from tubelet.spec.manifest import Calibration, Contract, Manifest
 from tubelet.spec.strict import encode
 
@@ -37,8 +36,11 @@ NUM_CLIPS = 64
 """Videos to calibrate on, where the caller does not say."""
 
 LAYERS = ("Conv", "MatMul", "Gemm")
-"""What multiplies. The first of them sees pixels and stays as it was: in eight bits it costs more accuracy than all others
-together, and it is a hundredth of a full-size model's work."""
+"""What multiplies. The first of them sees pixels and stays as it was: in eight bits it costs more accuracy than all the
+others together, and it is a hundredth of a full-size model's work."""
+
+MOST_BYTES = 1_900_000_000
+"""Of a graph and its weights: NNCF hands them to ONNX Runtime in one message, which ends at 2 GiB."""
 
 MOST_UNITS_PER_CLIP = 4
 """Units of one clip show much the same; others' say more."""
@@ -66,7 +68,7 @@ def quantise_bundle(
 
     Raises:
         ContractError: the folder is no bundle, or its encoder is missing or belongs to another contract.
-        InvalidRequestError: ``bad_input``: ``videos`` holds none.
+        InvalidRequestError: ``bad_input``: ``videos`` holds none, or the encoder is too large.
     """
     manifest = Manifest.load(bundle)
     nncf = _load_nncf()
@@ -99,11 +101,16 @@ def _quantise(nncf: Any, graph: Path, contract: Contract, units: list[NDArray[np
     """The ONNX model with eight-bit operations, all but the first layer."""
     if not graph.is_file():
         raise ContractError("contract_mismatch", f"{graph.name} is not there; export the bundle again")
-    model = onnx.load(graph, load_external_data=False)
+    size = sum(file.stat().st_size for file in (graph, graph.with_name(f"{graph.name}.data")) if file.is_file())
+    if size > MOST_BYTES:
+        raise InvalidRequestError(
+            "bad_input",
+            f"{graph.name} has {size / 1e9:.1f} GB, int8 is made of graphs up to {MOST_BYTES / 1e9:.1f} GB; take bf16",
+        )
+    model = onnx.load(graph)
     if {entry.key: entry.value for entry in model.metadata_props}.get("contract_digest") != contract.digest:
         raise ContractError("contract_mismatch", f"{graph.name} was exported for another contract; export it again")
     first_layer = next(node.name for node in model.graph.node if node.op_type in LAYERS)
-    weights = nncf.onnx.quantization.backend_parameters.BackendParameters.EXTERNAL_DATA_DIR
     with _quiet(nncf):
         quantised: onnx.ModelProto = nncf.quantize(
             model,
@@ -112,9 +119,6 @@ def _quantise(nncf: Any, graph: Path, contract: Contract, units: list[NDArray[np
             model_type=None if contract.network.family == "i3d" else nncf.ModelType.TRANSFORMER,
             preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=nncf.IgnoredScope(names=[first_layer]),
-            advanced_parameters=nncf.AdvancedQuantizationParameters(
-                backend_params={weights: str(graph.parent.resolve())}
-            ),
         )
     return quantised
 
@@ -122,26 +126,19 @@ def _quantise(nncf: Any, graph: Path, contract: Contract, units: list[NDArray[np
 def _place(model: onnx.ModelProto, manifest: Manifest, bundle: Path) -> None:
     """Puts the graph, the manifest and parity.json in the place of the old ones, all at once."""
     name = graph_file("encoder", "int8")
-    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     with staging(bundle) as folder:
         shutil.copytree(bundle, folder, copy_function=link_or_copy, dirs_exist_ok=True)
-        for old in (folder / name, folder / f"{name}.data", folder / PARITY_FILE):
+        for old in (folder / name, folder / PARITY_FILE):
             old.unlink(missing_ok=True)
-        is_large = size > EXTERNAL_DATA_BYTES
-        onnx.save_model(model, folder / name, save_as_external_data=is_large, location=f"{name}.data")
+        onnx.save_model(model, folder / name)
         onnx.checker.check_model(folder / name)
         manifest.save(folder)
         write_parity(folder, manifest)
 
 
 def _load_nncf() -> Any:
-    """The package, which would otherwise tell its makers, through Google Analytics, what is quantised and how.
-
-    It does so unless the user has refused on this machine, and looks at this variable when it is imported.
-    """
-    os.environ["NNCF_CI"] = "1"
+    silence()
     import nncf
-    import nncf.onnx.quantization.backend_parameters
 
     return nncf
 

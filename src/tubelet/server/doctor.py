@@ -10,13 +10,16 @@ import platform
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tubelet.engines.onnxruntime import load_onnxruntime
+from tubelet.engines.openvino import load_openvino
 from tubelet.server.shm import MIN_FREE_BYTES, SHM
 from tubelet.spec.errors import MachineError
 from tubelet.spec.strict import encode
@@ -61,8 +64,8 @@ def examine() -> tuple[Finding, ...]:
         judge_python(sys.version_info[:2]),
         _find_triton(),
         judge_numpy(_version("numpy")),
-        *(_find_module(module, package) for module, package in _SERVING_MODULES.items()),
-        *(_find_package(package) for package in ("torch", "onnx")),
+        *(_find_module(package, load) for package, load in _SERVING_PACKAGES.items()),
+        *(_find_package(package, extra) for package, extra in _BUILDING_PACKAGES.items()),
         judge_shared_memory(_free_bytes(SHM)),
         judge_cpu(_cpu_flags(), os.sched_getaffinity(0)),
         _find_gpu(),
@@ -114,14 +117,18 @@ def judge_shared_memory(free_bytes: int | None) -> Finding:
 
 
 def judge_cpu(flags: frozenset[str], cores: set[int]) -> Finding:
-    """Judges the processor by its flags, as /proc/cpuinfo spells them, and the cores that we may use."""
+    """Judges the processor by its flags, as /proc/cpuinfo spells them, and the cores that we may use.
+
+    int8 runs on any; the instructions that are named make it fast.
+    """
     bf16 = sorted(flags & {"avx512_bf16", "amx_bf16"})
+    int8 = sorted(flags & {"avx_vnni", "avx512_vnni", "amx_int8"})
     vectors = next((name for name in ("avx512f", "avx2") if name in flags), "no AVX2")
     return Finding(
         name="processor",
         ok=True,
         is_needed=False,
-        detail=f"{len(cores)} cores, {vectors}, bf16: {', '.join(bf16) or 'no'}",
+        detail=f"{len(cores)} cores, {vectors}, bf16: {', '.join(bf16) or 'no'}, int8: {', '.join(int8) or 'slow'}",
         remedy="",
     )
 
@@ -137,7 +144,12 @@ def judge_port(name: str, port: int, *, is_free: bool) -> Finding:
     )
 
 
-_SERVING_MODULES = {"av": "av", "onnxruntime": "onnxruntime"}
+_SERVING_PACKAGES: dict[str, Callable[[], object]] = {
+    "av": partial(import_module, "av"),
+    "openvino": load_openvino,
+    "onnxruntime": load_onnxruntime,
+}
+_BUILDING_PACKAGES = {"torch": "export", "onnx": "export", "nncf": "quantise"}
 
 
 def _find_triton() -> Finding:
@@ -157,10 +169,10 @@ def _find_triton() -> Finding:
     return Finding(name="tritonserver", ok=True, is_needed=True, detail=f"{triton.binary} ({origin})", remedy="")
 
 
-def _find_module(module: str, package: str) -> Finding:
+def _find_module(package: str, load: Callable[[], object]) -> Finding:
     # Imported, not only looked up: a wheel whose libraries are missing is found by its metadata all the same.
     try:
-        import_module(module)
+        load()
         problem = ""
     except ImportError as exc:
         problem = str(exc)
@@ -173,15 +185,15 @@ def _find_module(module: str, package: str) -> Finding:
     )
 
 
-def _find_package(package: str) -> Finding:
+def _find_package(package: str, extra: str) -> Finding:
     # Only its metadata: torch takes seconds to import, and serving does without it.
     found = _version(package)
     return Finding(
         name=package,
         ok=found is not None,
         is_needed=False,
-        detail=found or "not installed; only exporting needs it",
-        remedy="" if found else "pip install 'tubelet[export]'",
+        detail=found or "not installed; serving does without it",
+        remedy="" if found else f"pip install 'tubelet[{extra}]'",
     )
 
 
