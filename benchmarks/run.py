@@ -1,6 +1,6 @@
 """Measures everything that `make bench` promises, in one run, and writes JSON and tables.
 
-    python benchmarks/run.py [--only NAME]... [--quick] [--out benchmarks/results/NAME]
+    python benchmarks/run.py [--only NAME]... [--quick] [--prepare] [--out benchmarks/results/NAME]
 
 Bundles, repositories and videos are made in ``build/bench`` by the first run, and kept.
 """
@@ -103,12 +103,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=SECTIONS, action="append", help="this section; may be given often")
     parser.add_argument("--quick", action="store_true", help="one round of each: for development, not for figures")
+    parser.add_argument("--prepare", action="store_true", help="make the bundles that are missing, and measure nothing")
     parser.add_argument("--out", type=Path, default=RESULTS / short_name(), help="without a suffix")
     arguments = parser.parse_args()
     run = Run(quick=arguments.quick, out=arguments.out)
-    for name in SECTIONS:
-        if arguments.only is None or name in arguments.only:
-            run.section(name)
+    chosen = [name for name in SECTIONS if arguments.only is None or name in arguments.only]
+    for name in chosen:
+        if name in NETWORKS:
+            full_size_bundle(name, say=run.say)
+    if arguments.prepare:
+        return
+    run.began = time.monotonic()
+    for name in chosen:
+        run.section(name)
     print(markdown(run.results))  # noqa: T201
 
 

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 MODELS = ("motion", "motion_vtn", "motion_vidtr", "motion_cvidtr")
 TOGETHER = {"motion_together": ["motion_vidtr", "motion_vtn"]}
 """As in the Makefile."""
+PUBLIC = [*MODELS, *TOGETHER, "motion_frames", "motion_vtn_chunked", "motion_vtn_features"]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def configs(repository: Path) -> dict[str, pb.ModelConfig]:
     }
 
 
-@pytest.mark.parametrize("public", [*MODELS, *TOGETHER, "motion_frames"])
+@pytest.mark.parametrize("public", PUBLIC)
 def test_configurations_parse_and_fit_together(configs: dict[str, pb.ModelConfig], public: str) -> None:
     ensemble = configs[public]
     given = {tensor.name for tensor in ensemble.input}
@@ -74,7 +75,7 @@ def test_configurations_parse_and_fit_together(configs: dict[str, pb.ModelConfig
     assert given == taken, "Triton refuses a tensor that nobody takes"
 
 
-@pytest.mark.parametrize("public", [*MODELS, *TOGETHER, "motion_frames"])
+@pytest.mark.parametrize("public", PUBLIC)
 def test_steps_of_a_request_run_one_after_the_other(configs: dict[str, pb.ModelConfig], public: str) -> None:
     steps = configs[public].ensemble_scheduling.step
     for before, step in itertools.pairwise(steps):

@@ -162,7 +162,9 @@ def test_each_output_can_be_asked_for_alone(vtn_server: Serving, video: bytes, w
 def test_parameters_that_features_cannot_heed_are_refused(vtn_server: Serving) -> None:
     tensors = {"FEATURES": np.zeros((1, 16, 96), np.float32), "POSITIONS": np.zeros((1, 16), np.int32)}
     assert ask(vtn_server, "motion_vtn_features", tensors, ["LOGITS"], deadline_ms="5000") == ["LOGITS"]
-    with pytest.raises(tritonclient.utils.InferenceServerException, match="bad_parameter: .*protocol cannot be heeded"):
+    with pytest.raises(
+        tritonclient.utils.InferenceServerException, match=r"bad_parameter: .*protocol cannot be heeded"
+    ):
         ask(vtn_server, "motion_vtn_features", tensors, ["LOGITS"], protocol="4x3")
 
 

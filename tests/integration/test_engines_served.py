@@ -1,4 +1,4 @@
-"""Engines and modes through a real Triton: the same bits as the engine called directly; what is not verified is refused."""
+"""Engines and modes through a real Triton: the bits of the engine called directly; what is not verified is refused."""
 
 import csv
 import shutil

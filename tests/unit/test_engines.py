@@ -140,7 +140,7 @@ def test_a_graph_of_another_contract_is_refused(tmp_path: Path, tiny_bundle: Pat
     contract = Manifest.load(tiny_bundle).contract
     settings = EngineSettings.small(name)
     shutil.copy(tiny_bundle / "encoder.onnx", tmp_path)
-    assert open_graph(tmp_path / "encoder.onnx", contract, settings)
+    open_graph(tmp_path / "encoder.onnx", contract, settings)
     model = onnx.load(tmp_path / "encoder.onnx")
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "encoder.onnx")

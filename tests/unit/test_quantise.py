@@ -102,7 +102,7 @@ def test_the_first_layer_keeps_its_numbers(quantised: Path) -> None:
         first = next(node for node in model.graph.node if node.op_type in quantise.LAYERS)
         tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         weights[name] = tensors[first.input[1]]
-    np.testing.assert_array_equal(*weights.values())
+    np.testing.assert_array_equal(weights["encoder.int8.onnx"], weights["encoder.onnx"])
 
 
 def test_both_engines_run_it_alike_and_much_like_fp32(quantised: Path) -> None:

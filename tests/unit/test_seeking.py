@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from tubelet.demo.long_video import panning_frames
 from tubelet.preprocess import container as container_module
 from tubelet.preprocess import packets as packets_module
+from tubelet.preprocess.bitstream import picture_reader
 from tubelet.preprocess.container import Source, open_video
 from tubelet.preprocess.decode import Reading, read_frames
 from tubelet.preprocess.guard import Guard
@@ -58,7 +59,7 @@ SEEKABLE = {
     "x264 slices": x264("slices=4"),
     "x265 open groups": x265(),
     "x265 closed groups": x265("open-gop=0"),
-    "x265 leading pictures that decode": x265("open-gop=0:radl=2"),
+    "x265 leading pictures that decode": x265("open-gop=0:radl=2:bframes=4:b-adapt=0:scenecut=0"),
     "x265 temporal layers": x265("temporal-layers=3:bframes=7:b-adapt=0"),
     "x265 intra refresh": x265("intra-refresh=1"),
     "x265 headers in each group": x265("repeat-headers=1", container="matroska"),
@@ -229,6 +230,18 @@ def test_pictures_that_nobody_wants_or_needs_are_not_decoded():
     parts = check(moving_video(**kind), [88])
     assert parts.index.is_disposable.sum() > 60
     assert parts.num_decoded < 30
+
+
+def test_pictures_of_lower_layers_are_kept_for_the_higher_ones():
+    """HEVC's other half: a picture that its own layer does not need."""
+    parts = check(moving_video(**SEEKABLE["x265 temporal layers"]), [88])
+    read = picture_reader("hevc", parts.source.stream.codec_context.extradata)
+    assert read is not None
+    assert parts.source.kept is not None
+    pictures = [read(memoryview(packet)) for packet in parts.source.kept if packet.size]
+    spare = [picture.layer for picture in pictures if picture is not None and picture.is_disposable]
+    assert set(spare) == {2, 3}
+    assert parts.index.is_disposable.sum() == spare.count(3)
 
 
 def test_a_part_of_a_request_costs_its_own_frames(make_contract):

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from tubelet.preprocess.geometry import crop_offsets
 from tubelet.preprocess.guard import Guard
-from tubelet.preprocess.prepare import FrameStore, Prepared, read_video
+from tubelet.preprocess.prepare import Prepared, read_video
+from tubelet.preprocess.store import FrameStore
 from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Contract
 from tubelet.spec.request import Request
