@@ -57,11 +57,20 @@ def serving(bundle: Path, *, precision: Precision) -> Iterator[Server]:
     ports = ["--http-port=0", "--grpc-port=0", "--metrics-port=0"]
     command: list[str | Path] = [TUBELET, "serve", "--json", "--allow-unverified", "--repository", repository, *ports]
     began = time.monotonic()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as supervisor:
+    events = FOLDER / f"{bundle.name}.events"
+    with events.open("w") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as supervisor:
         try:
-            line = supervisor.stdout.readline() if supervisor.stdout else ""
-            if not line:
-                raise RuntimeError(f"no server of {bundle.name}; its reason stands above")
-            yield Server(supervisor.pid, json.loads(line), time.monotonic() - began)
+            yield Server(supervisor.pid, _wait_until_ready(supervisor, events), time.monotonic() - began)
         finally:
             supervisor.terminate()
+
+
+def _wait_until_ready(supervisor: subprocess.Popen[bytes], events: Path) -> dict[str, Any]:
+    """The event that says so, with the addresses."""
+    while supervisor.poll() is None:
+        for line in events.read_text().splitlines():
+            if line.startswith('{"event": "ready"'):
+                found: dict[str, Any] = json.loads(line)
+                return found
+        time.sleep(0.05)
+    raise RuntimeError(f"the server has ended: {events.read_text()}")

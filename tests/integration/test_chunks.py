@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -78,6 +81,17 @@ def test_three_modes_give_one_answer(vtn: VideoClassifier, video: bytes, tmp_pat
     assert (later.report.protocol, later.report.views) == ("features", whole.report.views)
     assert (later.report.units_wanted, later.report.units_encoded) == (whole.report.units_wanted, 0)
     assert (later.frame_times, later.clip_spans) == (None, None)
+
+
+def test_the_readme_is_true(vtn_server: Serving, video: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs what the README says of stored features as it stands, but for the port."""
+    blocks = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "README.md").read_text(), re.DOTALL)
+    (block,) = [block for block in blocks if "motion_vtn" in block]
+    (tmp_path / "clip.mp4").write_bytes(video)
+    monkeypatch.chdir(tmp_path)
+    program = block.replace("localhost:8001", vtn_server.ready["grpc"])
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert len(done.stdout.split()) == 2
 
 
 @pytest.mark.parametrize("protocol", ["4x3", "full20"])

@@ -27,7 +27,7 @@ class Engine:
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
-        self.before: Callable[[NDArray[np.uint8]], None] = lambda units: None
+        self.before: Callable[[NDArray[np.uint8]], object] = lambda units: None
         self._lock = Lock()
 
     def run(self, feeds: dict[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]]:
@@ -110,7 +110,7 @@ def test_streams_work_side_by_side_on_equal_parts(make_step: Any) -> None:
     """Both runs wait for each other: one after the other, they would wait for ever."""
     step, engine = make_step("throughput")
     meeting = Barrier(2, timeout=60)
-    engine.before = lambda units: meeting.wait() and None
+    engine.before = lambda units: meeting.wait()
     (answer,) = step.execute([request(0, 12)])
     assert firsts(answer) == list(range(12))
     assert engine.sizes == [6, 6]

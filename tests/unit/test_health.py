@@ -3,6 +3,7 @@
 import pytest
 
 from tubelet.server.health import Patient, Probe
+from tubelet.spec.engine import Running
 from tubelet.spec.repository import ServedModel
 
 METRICS = """\
@@ -23,6 +24,8 @@ def served(name: str, *members: str, max_silence_s: float = 70.0) -> ServedModel
         canary_protocol="1x1",
         shm_bytes=4096,
         max_silence_s=max_silence_s,
+        running=Running(engine="openvino", precision="fp32", mode="latency"),
+        verified=True,
     )
 
 

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tubelet.preprocess.geometry import crop_offsets
+from tubelet.averaging import view_rows
+from tubelet.preprocess.geometry import crop_offsets, cut_units
 from tubelet.preprocess.prepare import Prepared, prepare_frames, prepare_video
 from tubelet.preprocess.resize import resize_frame
 from tubelet.preprocess.sampling import plan_units, sample_clips
@@ -292,6 +293,19 @@ def test_three_crops_and_one_have_their_own_short_side(vtn: Contract, make_video
     assert three.crops.tolist() == [[0, 0], [0, 12], [0, 24]]
     assert one.frames.shape[1:3] == (64, 96)
     assert one.crops.tolist() == [[8, 24]]
+
+
+def test_crops_of_a_square_frame_that_are_one_window_are_encoded_once(vtn: Contract, make_video: MakeVideo):
+    square = make_video(200, size=(64, 64))
+    three, one = (prepare(square, vtn, protocol=protocol) for protocol in ("10x3", "10x1"))
+    assert three.crops.tolist() == [[0, 0]]
+    np.testing.assert_array_equal(three.clip_units, np.repeat(one.clip_units, 3, axis=0))
+    np.testing.assert_array_equal(three.clip_positions, np.repeat(one.clip_positions, 3, axis=0))
+    assert three.clip_spans.shape == (10, 2)
+    units = cut_units(three.frames, three.unit_frames, three.crops, size_px=vtn.crop.size_px)
+    views = units[view_rows(three.clip_units, len(three.crops))]  # [V, n, 1, S, S, 3]
+    clips = three.frames[three.unit_frames[one.clip_units]].repeat(3, axis=0)
+    np.testing.assert_array_equal(views, clips)  # the whole frame is the crop, in each of the 30 views
 
 
 def test_the_whole_video_has_as_many_frames_as_the_contract_says(

@@ -36,6 +36,11 @@ def test_the_units_are_those_of_frames_that_are_kept(make_video, make_vtn_contra
     assert_same(video, make_vtn_contract(), protocol)
 
 
+def test_crops_that_are_one_window_are_encoded_once(make_video, make_vtn_contract):
+    found = assert_same(make_video(100, size=(64, 64)), make_vtn_contract(), "10x3")
+    assert len(found.features) == len(found.prepared.unit_frames)
+
+
 @pytest.mark.parametrize("kept", [0.6, 0.9])
 def test_of_streams_that_break_off_too(make_video, make_vtn_contract, kept):
     video = make_video(100, **STREAM)

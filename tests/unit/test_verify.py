@@ -233,6 +233,7 @@ def test_comparison_finds_the_largest_difference(contract: Contract, logits: lis
     found[-1, 2] += np.float32(shift)
     measured = compare(found, expected, contract=contract, stage="s", num_views=len(logits))
     assert measured.max_abs_logit == float(found[-1, 2]) - float(expected[-1, 2])
+    assert measured.cosine is not None
     assert measured.cosine <= 1 + 1e-12
     same = found.argmax(axis=1) == expected.argmax(axis=1)
     assert measured.top1_agreement == pytest.approx(same.mean())
@@ -263,3 +264,15 @@ def test_budget_is_kept_in_every_respect_or_not_at_all(change: dict[str, float |
     assert within(BUDGET, dataclasses.replace(good, **change)) is expected  # type: ignore[arg-type]
     loose = Budget(max_abs_logit=None, min_cosine=0.9, min_top1_agreement=0.9)
     assert within(loose, dataclasses.replace(good, max_abs_logit=5.0))
+
+
+def test_pooled_rows_have_one_cosine(contract: Contract) -> None:
+    """A small row that is far off weighs little among large ones; alone it is the smallest."""
+    expected = np.array([[100, 0, 0, 0, 0], [0, 1, 0, 0, 0]], np.float32)
+    found = np.array([[100, 0, 0, 0, 0], [0, 1, 0, 0, 1]], np.float32)
+    alone, pooled = (
+        compare(found, expected, contract=contract, stage="s", num_views=2, pooled=pooled).cosine
+        for pooled in (False, True)
+    )
+    assert alone == pytest.approx(2**-0.5)
+    assert pooled == pytest.approx(10001 / (10001 * 10002) ** 0.5)

@@ -81,7 +81,7 @@ def _read_squares(resize: Resize, path: Path) -> tuple[Image, float]:
 
     with open_video(path.read_bytes(), guard) as source:
         clock, _ = source.clock(source.pts)
-        read_frames(source, guard, wanted=range(len(source.pts)), take=take)
+        read_frames(source, guard, wanted=range(len(source.pts)), take=take, restart=squares.clear)
     return np.stack(squares), clock.fps
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tubelet.spec.pipeline import Crop
 
-__all__ = ["crop_offsets", "cut_units"]
+__all__ = ["crop_offsets", "cut_units", "distinct_crops"]
 
 _Offsets = list[tuple[int, int]]
 
@@ -38,6 +38,18 @@ def crop_offsets(crop: Crop, *, height: int, width: int, num_crops: int) -> NDAr
     slack_y, slack_x = height - crop.size_px, width - crop.size_px
     one, three = _CROPPERS[crop.kind]
     return np.array((one if num_crops == 1 else three)(slack_y, slack_x), dtype=np.int32)
+
+
+def distinct_crops(crops: NDArray[np.int32]) -> tuple[NDArray[np.int32], int]:
+    """Leaves one of crops that are all the same window, as those of a square frame are whose side is the crop's.
+
+    Args:
+        crops: int32 ``[R, 2]``.
+
+    Returns:
+        The crops that have to be encoded, and how many views of a clip each of them stands for.
+    """
+    return (crops[:1], len(crops)) if (crops == crops[0]).all() else (crops, 1)
 
 
 def _one_down(slack_y: int, slack_x: int) -> _Offsets:

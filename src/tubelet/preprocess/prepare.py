@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tubelet.preprocess.container import Source, open_video
 from tubelet.preprocess.decode import Reading, read_frames
-from tubelet.preprocess.geometry import crop_offsets
+from tubelet.preprocess.geometry import crop_offsets, distinct_crops
 from tubelet.preprocess.guard import Guard
 from tubelet.preprocess.store import FrameStore
 from tubelet.preprocess.timeline import VideoClock, constant_clock
@@ -37,11 +37,11 @@ class Prepared:
     unit_frames: NDArray[np.int32]
     """``[U, t]``, indices into ``frames``."""
     clip_units: NDArray[np.int32]
-    """``[K, n]``, indices of units."""
+    """``[K, n]``, indices of units; each row R times, one after the other, where all crops are one window."""
     clip_positions: NDArray[np.int32]
-    """``[K, n]``, where the model is told that each unit's first frame stood."""
+    """As ``clip_units``, where the model is told that each unit's first frame stood."""
     crops: NDArray[np.int32]
-    """``[R, 2]``, ``(y, x)`` in ``frames``."""
+    """``[R, 2]``, ``(y, x)`` in ``frames``; ``[1, 2]`` where all are one window, which is encoded once."""
     frame_times: NDArray[np.float32]
     """``[K, T]``, seconds from the first frame of the video."""
     clip_spans: NDArray[np.float32]
@@ -219,12 +219,15 @@ def _finish(
     elapsed_s = time.monotonic() - guard.started
     frames = store.gather(plan.units.frames)
     height, width = frames.shape[1:3]
+    offsets = crop_offsets(contract.crop, height=height, width=width, num_crops=request.protocol.num_crops)
+    crops, views_of_each = distinct_crops(offsets)
     return Prepared(
         frames=frames,
         unit_frames=plan.units.unit_frames,
-        clip_units=plan.units.clip_units,
-        clip_positions=plan.clip_positions,
-        crops=crop_offsets(contract.crop, height=height, width=width, num_crops=request.protocol.num_crops),
+        # View k * R + r stays where it is.
+        clip_units=plan.units.clip_units.repeat(views_of_each, axis=0),
+        clip_positions=plan.clip_positions.repeat(views_of_each, axis=0),
+        crops=crops,
         frame_times=plan.frame_times,
         clip_spans=plan.clip_spans,
         num_frames=plan.num_frames,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tubelet.preprocess.geometry import crop_offsets
+from tubelet.preprocess.geometry import crop_offsets, distinct_crops
 from tubelet.preprocess.guard import Guard
 from tubelet.preprocess.prepare import Prepared, read_video
 from tubelet.preprocess.store import FrameStore
@@ -89,6 +89,8 @@ class _UnitStream(FrameStore):
     encode: Encode
     batch: NDArray[np.uint8]
     """``[largest_batch, 1, S, S, 3]``."""
+    num_cut: int = 0
+    """Crops of each frame that are no other's window."""
     num_waiting: int = 0
     """Rows of the batch that are filled."""
     first_rows: dict[int, int] = field(default_factory=dict)
@@ -111,8 +113,10 @@ class _UnitStream(FrameStore):
         side = self.contract.crop.size_px
         height, width = frame.shape[:2]
         offsets = crop_offsets(self.contract.crop, height=height, width=width, num_crops=self.num_crops)
-        self.first_rows[number] = len(self.first_rows) * self.num_crops
-        for y, x in offsets.tolist():
+        crops, _ = distinct_crops(offsets)
+        self.num_cut = len(crops)  # the same for all: they have one size
+        self.first_rows[number] = len(self.first_rows) * self.num_cut
+        for y, x in crops.tolist():
             self.batch[self.num_waiting, 0] = frame[y : y + side, x : x + side]
             self.num_waiting += 1
             if self.num_waiting == len(self.batch):
@@ -121,7 +125,7 @@ class _UnitStream(FrameStore):
     def gather(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
         self._flush()
         first_rows = np.array([self.first_rows[number] for number in numbers.tolist()])
-        rows = first_rows[:, None] + np.arange(self.num_crops)
+        rows = first_rows[:, None] + np.arange(self.num_cut)
         self.features = np.concatenate(self.encoded)[rows.ravel()]
         return np.empty((0, *(self.size or (0, 0)), 3), np.uint8)
 

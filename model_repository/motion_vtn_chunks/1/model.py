@@ -1,0 +1,1 @@
+from tubelet.server.steps.chunks import TritonPythonModel
