@@ -29,7 +29,7 @@ from views import CASES, measure_view
 
 RESULTS = Path("benchmarks/results")
 NETWORKS = tuple(dict.fromkeys(case.name for case in CASES))
-SECTIONS = (*NETWORKS, "decoding", "demo")
+SECTIONS = ("decoding", *NETWORKS, "demo")
 
 
 class Run:

@@ -103,7 +103,7 @@ class VideoClassifier:
 
         Args:
             video: the bytes of a video file, or where it lies.
-            protocol: one of ``contract.protocols``; None: the model's default.
+            protocol: one that the contract allows; None: the model's default.
             start_s: start of the part that counts, in seconds from the first frame; None: the start.
             end_s: end of that part; None: the end of the video.
             deadline_s: how long the answer is worth having; the server stops working on it then. At most

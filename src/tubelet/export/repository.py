@@ -235,5 +235,6 @@ def _shm_bytes(contract: Contract) -> int:
     Growing a region costs more than a second for large tensors, so it should not happen with every first request.
     """
     unit = math.prod(contract.unit_shape)
-    full = contract.most_units_per_clip * unit if contract.default_protocol == "full" else 0
-    return max(4 * 1024 * 1024, 4 * contract.units_per_clip * unit, full)
+    default = _num_units(contract, Protocol.parse(contract.default_protocol))
+    full = default if contract.default_protocol.startswith("full") else 0
+    return max(4 * 1024 * 1024, max(4 * contract.units_per_clip, full) * unit)
