@@ -1,6 +1,6 @@
 """Measures everything that `make bench` promises, in one run, and writes JSON and tables.
 
-    python benchmarks/run.py [--only NAME]... [--quick] [--prepare] [--out benchmarks/results/NAME]
+    python benchmarks/run.py [--only NAME]... [--resume] [--quick] [--prepare] [--out benchmarks/results/NAME]
 
 Bundles, repositories and videos are made in ``build/bench`` by the first run, and kept.
 """
@@ -32,10 +32,14 @@ NETWORKS = tuple(dict.fromkeys(case.name for case in CASES))
 SECTIONS = ("decoding", *NETWORKS, "demo")
 
 
+KEPT = ("views", "decoding", "against_single_views", "against_unshared_units", "demo")
+"""What sections leave in the results."""
+
+
 class Run:
     """One run: what is measured, and what came out."""
 
-    def __init__(self, *, quick: bool, out: Path) -> None:
+    def __init__(self, *, quick: bool, out: Path, resume: bool) -> None:
         self.quick, self.out = quick, out
         self.began = time.monotonic()
         self.peak = GemmPeak()
@@ -45,6 +49,11 @@ class Run:
             "versions": versions(),
         }
         self.results |= {"quick": quick, "views": {}}
+        if resume and (file := out.with_suffix(".json")).exists():
+            before = json.loads(file.read_text())
+            self.began -= 60 * before["minutes"]
+            # Every comparison is made within a section, which has its own GEMM peak.
+            self.results |= {key: before[key] for key in KEPT if key in before}
 
     def section(self, name: str) -> None:
         """Measures one section, and saves."""
@@ -101,11 +110,12 @@ class Run:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=SECTIONS, action="append", help="this section; may be given often")
+    parser.add_argument("--resume", action="store_true", help="keep the sections that the results hold already")
     parser.add_argument("--quick", action="store_true", help="one round of each: for development, not for figures")
     parser.add_argument("--prepare", action="store_true", help="make the bundles that are missing, and measure nothing")
     parser.add_argument("--out", type=Path, default=RESULTS / short_name(), help="without a suffix")
     arguments = parser.parse_args()
-    run = Run(quick=arguments.quick, out=arguments.out)
+    run = Run(quick=arguments.quick, out=arguments.out, resume=arguments.resume)
     chosen = [name for name in SECTIONS if arguments.only is None or name in arguments.only]
     for name in chosen:
         if name in NETWORKS:
