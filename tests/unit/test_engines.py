@@ -120,7 +120,7 @@ def test_an_engine_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
 
 
 def test_onnx_runtime_has_no_bf16_anywhere() -> None:
-    with pytest.raises(ValueError, match="ONNX Runtime has no bf16"):
+    with pytest.raises(ValueError, match="onnxruntime has fp32, int8, not bf16"):
         Running(engine="onnxruntime", precision="bf16", mode="latency")
 
 

@@ -16,6 +16,7 @@ BUDGETS: dict[str, Budget] = {
     "engine-fp16/torch-fp32": Budget(max_abs_logit=None, min_cosine=0.999, min_top1_agreement=0.99),
     # Quantised weights and activations.
     "engine-int8/torch-fp32": Budget(max_abs_logit=None, min_cosine=0.99, min_top1_agreement=0.98),
+    "engine-fp8/torch-fp32": Budget(max_abs_logit=None, min_cosine=0.99, min_top1_agreement=0.98),
     # Triton adds transport, not arithmetic: the same engine with the same batch gives the same bits.
     "triton/engine": Budget(max_abs_logit=0.0, min_cosine=1.0, min_top1_agreement=1.0),
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tubelet.spec.engine import Running
+from tubelet.spec.engine import Running, Target
 from tubelet.spec.errors import ContractError
 from tubelet.spec.strict import decode, encode
 
@@ -43,7 +43,7 @@ class RepositoryIndex:
     """A repository's table of contents."""
 
     schema_version: Literal[1]
-    target: Literal["cpu"]
+    target: Target
     models: tuple[ServedModel, ...]
 
     @classmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from tubelet.spec.engine import Target
 from tubelet.spec.ensemble import EnsembleContract
 from tubelet.spec.manifest import Contract
 
@@ -27,19 +28,20 @@ __all__ = [
 ]
 
 DataType = Literal["BYTES", "UINT8", "INT32", "FP32", "FP64"]
-Step = Literal["sample", "chunks", "units", "encoder", "temporal", "average"]
+Step = Literal["sample", "chunks", "units", "encoder", "temporal", "average", "report"]
 WayIn = Literal["video", "frames", "chunked", "features"]
 
 GRAPH_STEPS: tuple[Step, ...] = ("units", "encoder", "temporal", "average")
 """The steps of a served model that are graphs in its bundle; the others decode."""
 
 CHAINS: dict[WayIn, tuple[Step, ...]] = {
-    "video": ("sample", "units", "encoder", "temporal", "average"),
-    "frames": ("sample", "units", "encoder", "temporal", "average"),
-    "chunked": ("chunks", "temporal", "average"),
-    "features": ("chunks", "temporal", "average"),
+    "video": ("sample", "units", "encoder", "temporal", "average", "report"),
+    "frames": ("sample", "units", "encoder", "temporal", "average", "report"),
+    "chunked": ("chunks", "temporal", "average", "report"),
+    "features": ("chunks", "temporal", "average", "report"),
 }
-"""The ways into a model, and the steps behind them; a joint model has no step ``temporal``."""
+"""The ways into a model, and the steps behind them; a joint model has no step ``temporal``, target ``cpu`` none called
+``report``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,33 +60,59 @@ Signature = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
 """Inputs and outputs."""
 
 
-def step_tensors(contract: Contract) -> dict[Step, Signature]:
+def step_tensors(contract: Contract, target: Target = "cpu") -> dict[Step, Signature]:
     """Inputs and outputs of each step of a model, in the order of the data; the encoder's leave out its batch (units).
 
     A joint model has no step ``temporal``: its encoder gives the LOGITS of whole clips, and ``average`` finds each
     view's row among them. A model that takes any number of frames has a second way to FEATURES, the step ``chunks``: it
     has frames encoded as they come out of the decoder, or takes features that were computed before.
+
+    On target ``gpu`` the steps between the decoder and the answer are the bundle's graphs and nothing else, so
+    deadlines and times pass them by, and a last step, ``report``, puts together what callers see.
     """
     x = _Tensors(contract)
-    sampled = (x.clip_units, *x.clip_positions, x.crops, x.frame_times, x.clip_spans, x.sample_report, x.deadline)
-    sources = (x.video, *x.raw_frames, x.after)
+    return _gpu_steps(contract, x) if target == "gpu" else _cpu_steps(contract, x)
+
+
+def _cpu_steps(contract: Contract, x: _Tensors) -> dict[Step, Signature]:
     steps: dict[Step, Signature] = {
-        "sample": (_optional(sources), (x.raw_frames[0], x.unit_frames, *sampled)),
+        "sample": (_optional(x.sources), (x.raw_frames[0], x.unit_frames, *x.sampled)),
         "units": ((x.raw_frames[0], x.unit_frames, x.crops, x.deadline), x.unit_rows),
         "encoder": (_without_batch(x.unit_rows), _without_batch((x.encoded, x.encoded_at))),
     }
     averaged, ended = (x.encoded_at, x.sample_report, x.deadline), (*x.answers, x.after)
     if contract.is_joint:
-        # An ONNX graph cannot have an input and an output of one name.
-        unit_logits = replace(x.encoded, name="UNIT_LOGITS", source="LOGITS")
-        steps["average"] = ((unit_logits, x.clip_units, x.crops, *averaged), ended)
+        steps["average"] = ((x.unit_logits, x.clip_units, x.crops, *averaged), ended)
         return steps
     if x.view_features:
-        ready = (x.video, *x.view_features)
-        steps["chunks"] = (_optional(ready), (x.encoded, *sampled, x.encoded_at))
+        steps["chunks"] = (_optional((x.video, *x.view_features)), (x.encoded, *x.sampled, x.encoded_at))
     views = (x.encoded, x.clip_units, *x.clip_positions, x.crops, x.deadline)
     steps["temporal"] = (views, (x.view_logits, *x.attention, *x.view_features))
     steps["average"] = ((x.view_logits, *averaged), ended)
+    return steps
+
+
+def _gpu_steps(contract: Contract, x: _Tensors) -> dict[Step, Signature]:
+    steps: dict[Step, Signature] = {
+        "sample": (_optional(x.sources), (x.raw_frames[0], x.unit_frames, *x.sampled)),
+        "units": ((x.raw_frames[0], x.unit_frames, x.crops), x.unit_rows[:1]),
+        "encoder": (_without_batch(x.unit_rows[:1]), _without_batch((x.encoded,))),
+    }
+    views = (x.encoded, x.clip_units, *x.clip_positions, x.crops)
+    shares = x.answers[:-2]
+    if contract.is_joint:
+        steps["average"] = ((x.unit_logits, x.clip_units, x.crops), (*shares, x.view_logits))
+    else:
+        if x.view_features:
+            steps["chunks"] = (_optional((x.video, *x.view_features)), (x.encoded, *x.sampled))
+        steps["temporal"] = (views, (x.view_logits, *x.attention))
+        steps["average"] = ((x.view_logits,), shares)
+    # Who asks for features gets those of each view, put together here.
+    seen = views if x.view_features else ()
+    steps["report"] = (
+        (*shares, x.view_logits, *seen, x.sample_report, x.deadline),
+        (*x.answers, *x.view_features, x.after),
+    )
     return steps
 
 
@@ -127,10 +155,15 @@ class _Tensors:
         self.clip_spans = TensorSpec("CLIP_SPANS", "FP32", (-1, 2))
         self.sample_report = TensorSpec("SAMPLE_REPORT", "BYTES", (1,))
         self.deadline = TensorSpec("DEADLINE", "FP64", (1,))
+        self.sources = (self.video, *self.raw_frames, self.after)
+        clips = (self.clip_units, *self.clip_positions, self.crops)
+        self.sampled = (*clips, self.frame_times, self.clip_spans, self.sample_report, self.deadline)
         units = TensorSpec("UNITS", "UINT8", (-1, t, side, side, channels))
         self.unit_rows = (units, TensorSpec("UNIT_DEADLINES", "FP64", (-1, 1)))
         self.encoded_at = TensorSpec("ENCODED_AT", "FP64", (-1, 2))
         self.encoded = TensorSpec("LOGITS", "FP32", (-1, num_classes))
+        # An ONNX graph cannot have an input and an output of one name.
+        self.unit_logits = replace(self.encoded, name="UNIT_LOGITS", source="LOGITS")
         self.view_features: tuple[TensorSpec, ...] = ()
         if geometry.feature_dim is not None:
             self.encoded = TensorSpec("FEATURES", "FP32", (-1, geometry.feature_dim))
