@@ -30,9 +30,8 @@ def repository(make_repository: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def server(repository: Path) -> Iterator[Serving]:
-    serving = Serving(repository)
-    yield serving
-    serving.discard()
+    with Serving(repository) as serving:
+        yield serving
 
 
 @pytest.fixture(scope="session")

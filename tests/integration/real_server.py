@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tubelet.clients import VideoClassifier
 
@@ -34,6 +34,12 @@ class Serving:
             env={**os.environ, "no_proxy": "*"},
         )
         self.ready = self.wait_for("ready")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.discard()
 
     def wait_for(self, event: str) -> dict[str, Any]:
         """Reads events until ``event`` comes; blocks, and fails when the process ends before."""

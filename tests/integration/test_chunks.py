@@ -37,9 +37,8 @@ def vtn_server(demo_bundle: Callable[[str], Path], tmp_path_factory: pytest.Temp
     repository = tmp_path_factory.mktemp("repository")
     limits = Limits(max_views=12, max_units=1000, default_deadline_s=120.0)
     write_repository([demo_bundle("motion_vtn")], target="cpu", out=repository, limits=limits)
-    serving = Serving(repository)
-    yield serving
-    serving.discard()
+    with Serving(repository) as serving:
+        yield serving
 
 
 @pytest.fixture(scope="module")

@@ -45,9 +45,8 @@ def families(demo_bundle: Callable[[str], Path], tmp_path_factory: pytest.TempPa
     repository = tmp_path_factory.mktemp("families") / "repository"
     members = {TOGETHER: ["motion_vidtr", "motion_vtn"]}
     write_repository(list(bundles.values()), target="cpu", out=repository, limits=Limits(), ensembles=members)
-    serving = Serving(repository)
-    yield Families(bundles, serving)
-    serving.discard()
+    with Serving(repository) as serving:
+        yield Families(bundles, serving)
 
 
 def labelled(clips: Path) -> list[tuple[bytes, str]]:

@@ -122,9 +122,8 @@ def served(demo_bundle: Callable[[str], Path], tmp_path_factory: pytest.TempPath
     bundles = {name: demo_bundle(name) for name in MODELS}
     repository = tmp_path_factory.mktemp("protocols") / "repository"
     write_repository(list(bundles.values()), target="cpu", out=repository, limits=Limits())
-    serving = Serving(repository)
-    yield Served(bundles, repository, serving)
-    serving.discard()
+    with Serving(repository) as serving:
+        yield Served(bundles, repository, serving)
 
 
 @pytest.fixture(scope="module")

@@ -292,9 +292,8 @@ def narrow_server(make_repository: Callable[..., Path]) -> Iterator[Serving]:
         "max_views": 12,
         "max_units": 40,
     }
-    serving = Serving(make_repository(**limits))
-    yield serving
-    serving.discard()
+    with Serving(make_repository(**limits)) as serving:
+        yield serving
 
 
 @pytest.fixture(scope="module")

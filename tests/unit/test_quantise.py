@@ -252,7 +252,7 @@ def test_bf16_by_onnx_runtime_is_wrong_usage(tiny_bundle: Path, tmp_path: Path, 
     options = ["--engine", "onnxruntime", "--precision", "bf16", *more]
     result = CliRunner().invoke(main, [command, str(tiny_bundle), *options])
     assert result.exit_code == 2
-    assert "ONNX Runtime has no bf16" in result.output
+    assert "onnxruntime has fp32, int8, not bf16" in result.output
 
 
 def test_clips_are_spread_evenly() -> None:
