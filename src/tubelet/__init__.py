@@ -1,3 +1,3 @@
 """tubelet serves trained video transformers with NVIDIA Triton Inference Server."""
 
-__version__ = "0.3.0.dev0"
+__version__ = "0.4.0.dev0"
