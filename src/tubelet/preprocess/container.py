@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Any, cast
 
 import av
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
@@ -119,13 +120,16 @@ class Source:
 
 
 @contextmanager
-def open_video(video: bytes, guard: Guard, *, may_seek: bool = True) -> Iterator[Source]:
+def open_video(
+    video: bytes, guard: Guard, *, may_seek: bool = True, accelerator: HWAccel | None = None
+) -> Iterator[Source]:
     """Opens a video and reads its packets; decodes nothing.
 
     Args:
         video: the encoded bytes.
         guard: clock and limits of the request.
         may_seek: whether decoding may begin in the middle and leave out what nobody wants.
+        accelerator: a card to set up the stream's decoder on, where there is one for its codec.
 
     Yields:
         The source; its stream's decoder is set up, but has not begun.
@@ -140,13 +144,13 @@ def open_video(video: bytes, guard: Guard, *, may_seek: bool = True) -> Iterator
         raise InvalidVideoError("empty_video", "an encoded video is expected, got no bytes")
     if is_text(video):
         raise InvalidVideoError("not_a_video", "an encoded video is expected, got text")
-    with _open(video, guard) as container:
+    with _open(video, guard, accelerator) as container:
         stream = _best_stream(container, video)
         _set_up_decoder(stream, guard)
         yield _survey(container, stream, video, guard, may_seek=may_seek)
 
 
-def _open(video: bytes, guard: Guard) -> InputContainer:
+def _open(video: bytes, guard: Guard, accelerator: HWAccel | None = None) -> InputContainer:
     options = {
         "format_whitelist": FORMATS,
         "protocol_whitelist": "none",
@@ -154,7 +158,14 @@ def _open(video: bytes, guard: Guard) -> InputContainer:
         "max_pixels": str(guard.limits.max_frame_pixels * _CODEC_PIXELS_FACTOR),
     }
     try:
-        return av.open(_Memory(video, guard), "r", options=options, metadata_errors="replace", io_open=_refuse_to_open)
+        return av.open(
+            _Memory(video, guard),
+            "r",
+            options=options,
+            metadata_errors="replace",
+            io_open=_refuse_to_open,
+            hwaccel=accelerator,
+        )
     except (av.FFmpegError, PermissionError) as exc:
         raise _unreadable(video) from exc
 

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import av
 import numpy as np
@@ -24,7 +25,10 @@ from tubelet.preprocess.packets import VideoPacket
 from tubelet.preprocess.seeking import SeekIndex, SeekPlan
 from tubelet.spec.errors import InvalidVideoError, LimitError
 
-__all__ = ["Reading", "RgbConverter", "read_frames"]
+__all__ = ["Decode", "DisagreementError", "Reading", "RgbConverter", "read_frames", "read_parts"]
+
+Decode: TypeAlias = Callable[[VideoPacket], list[VideoFrame]]
+"""Gives a packet to a decoder and takes the frames that are done by then."""
 
 _UNSPECIFIED = 2
 """FFmpeg's AVCOL_SPC_UNSPECIFIED: its converter then assumes what most videos are."""
@@ -42,6 +46,10 @@ class Reading:
     """Frames whose decoder had to guess parts of the picture."""
     stopped: bool = False
     """Whether reading stopped before the end, with every wanted frame there and its number certain."""
+    decoder: str = "pyav"
+    """What decoded: ``pyav`` or ``nvdec``."""
+    refusal: str = ""
+    """Why the card did not decode, though it was asked to: one of `tubelet.preprocess.nvdec.Refusal`; else empty."""
 
 
 def read_frames(
@@ -72,28 +80,44 @@ def read_frames(
     if source.seek_index is None:
         return _read_in_order(source, guard, wanted=wanted, take=take)
     try:
-        return _read_parts(source, source.seek_index, guard, wanted=wanted, take=take)
-    except _DisagreementError:
+        return read_parts(source, guard, decode=source.stream.codec_context.decode, wanted=wanted, take=take)
+    except DisagreementError:
         restart()
     with open_video(source.video, guard, may_seek=False) as again:
         return _read_in_order(again, guard, wanted=wanted, take=take)
 
 
-class _DisagreementError(Exception):
+class DisagreementError(Exception):
     """Packets and frames are not what they promised; only a decode from the first packet on tells the truth."""
 
 
-def _read_parts(
+def read_parts(
     source: Source,
-    index: SeekIndex,
     guard: Guard,
     *,
+    decode: Decode,
     wanted: Collection[int],
     take: Callable[[int, VideoFrame], None],
 ) -> Reading:
-    """Decodes from start to start, over what nobody wants, until all wanted frames came; believes nothing else."""
+    """Decodes from start to start, over what nobody wants, until all wanted frames came; believes nothing else.
+
+    Args:
+        source: freshly opened, with a seek index.
+        guard: as `read_frames`.
+        decode: of the decoder of the source's stream, which is flushed at each start.
+        wanted: as `read_frames`.
+        take: as `read_frames`; what it took is void after an error.
+
+    Raises:
+        DisagreementError: packets and frames are not what they promised, or the source has no seek index.
+        LimitError: as `read_frames`.
+        InvalidVideoError: as `read_frames`.
+        DeadlineError: as `read_frames`.
+    """
+    if source.seek_index is None:
+        raise DisagreementError
     reading = Reading(stopped=True)
-    follower = _Follower(source.pts, index, index.plan(wanted))
+    follower = _Follower(source.pts, source.seek_index, source.seek_index.plan(wanted))
     with closing(source.packets()) as packets:
         for position, packet in enumerate(packets):
             guard.check_time()
@@ -101,7 +125,7 @@ def _read_parts(
                 continue
             if follower.lands():
                 source.stream.codec_context.flush_buffers()
-            for frame in _decode_sound(packet, source.stream):
+            for frame in _decode_sound(packet, decode):
                 guard.count_frame()
                 guard.check_size(width=frame.width, height=frame.height)
                 reading.pts.append(frame.pts)
@@ -110,7 +134,7 @@ def _read_parts(
                     take(number, frame)
                 if follower.is_done:
                     return reading
-    raise _DisagreementError
+    raise DisagreementError
 
 
 @dataclass(slots=True)
@@ -137,7 +161,7 @@ class _Follower:
         """Whether a packet is to be decoded.
 
         Raises:
-            _DisagreementError: it is not that of the first pass.
+            DisagreementError: it is not that of the first pass.
         """
         if not packet.size:
             return True
@@ -145,7 +169,7 @@ class _Follower:
             self.is_jumping = True
             return False
         if packet.pts != self.index.pts[position]:
-            raise _DisagreementError
+            raise DisagreementError
         return bool(self.plan.is_fed[position])
 
     def lands(self) -> bool:
@@ -160,27 +184,27 @@ class _Follower:
         """The number of a frame that came; -1: it was not due yet, and is not to be used.
 
         Raises:
-            _DisagreementError: another frame was due, or this one is damaged.
+            DisagreementError: another frame was due, or this one is damaged.
         """
         if frame.pts is None or frame.is_corrupt:
-            raise _DisagreementError
+            raise DisagreementError
         number = bisect_left(self.pts, frame.pts)  # type: ignore[type-var]
         if number == len(self.pts) or self.pts[number] != frame.pts:
-            raise _DisagreementError
+            raise DisagreementError
         if number < self.first:
             return -1
         if number < self.due or self.plan.comes[self.due : number].any():
-            raise _DisagreementError
+            raise DisagreementError
         self.due = number + 1
         self.row += number == self.plan.numbers[self.row]
         return number
 
 
-def _decode_sound(packet: VideoPacket, stream: VideoStream) -> list[VideoFrame]:
+def _decode_sound(packet: VideoPacket, decode: Decode) -> list[VideoFrame]:
     try:
-        return stream.codec_context.decode(packet)
+        return decode(packet)
     except av.FFmpegError as exc:
-        raise _DisagreementError from exc
+        raise DisagreementError from exc
 
 
 def _read_in_order(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tubelet.preprocess.container import Source, open_video
 from tubelet.preprocess.decode import Reading, read_frames
+from tubelet.preprocess.decoders import PYAV, FrameDecoder
 from tubelet.preprocess.geometry import crop_offsets, distinct_crops
 from tubelet.preprocess.guard import Guard
 from tubelet.preprocess.store import FrameStore
@@ -50,6 +51,10 @@ class Prepared:
     """N, frames of the video, or of the part of it that was asked for."""
     frames_decoded: int
     """Frames that the decoder delivered."""
+    decoder: str
+    """As `tubelet.preprocess.decode.Reading`; empty where nothing was decoded."""
+    refusal: str
+    """As `tubelet.preprocess.decode.Reading`."""
     warnings: tuple[str, ...]
     """What the caller should know; each begins with a stable word: ``colour``, ``damaged``, ``repeated``,
     ``rotation``, ``size``, ``streams`` or ``timestamps``."""
@@ -58,7 +63,13 @@ class Prepared:
 
 
 def prepare_video(
-    video: bytes, request: Request, contract: Contract, limits: Limits, *, deadline: float = math.inf
+    video: bytes,
+    request: Request,
+    contract: Contract,
+    limits: Limits,
+    *,
+    deadline: float = math.inf,
+    decoder: FrameDecoder = PYAV,
 ) -> Prepared:
     """Decodes of a video what a model needs for a request.
 
@@ -68,6 +79,7 @@ def prepare_video(
         contract: sampler, resize and crop of the model.
         limits: what the request may cost; held while the work is done.
         deadline: value of ``time.monotonic()`` after which nobody waits for the answer.
+        decoder: what decodes.
 
     Returns:
         The frames that are needed, and how units, clips and crops are made of them.
@@ -79,20 +91,28 @@ def prepare_video(
         DeadlineError: the request's time is over.
     """
     store = FrameStore(contract.resize, request.protocol.num_crops)
-    return read_video(video, request, contract, Guard(limits, deadline), store)
+    return read_video(video, request, contract, Guard(limits, deadline), store, decoder=decoder)
 
 
-def read_video(video: bytes, request: Request, contract: Contract, guard: Guard, store: FrameStore) -> Prepared:
+def read_video(
+    video: bytes,
+    request: Request,
+    contract: Contract,
+    guard: Guard,
+    store: FrameStore,
+    *,
+    decoder: FrameDecoder = PYAV,
+) -> Prepared:
     """As `prepare_video`, with a store that may hand frames on as they come.
 
     It gets each frame that is needed once; of videos that are not what their packets promise not always in time order,
     and sometimes one that is not needed.
     """
     guard.check_bytes(len(video))
-    with open_video(video, guard) as source:
+    with decoder.open(video, guard) as source:
         wanted = _estimate(source, request, contract, guard)
         store.expect(wanted)
-        reading = read_frames(source, guard, wanted=wanted, take=store.take, restart=store.restart)
+        reading = decoder.read_frames(source, guard, wanted=wanted, take=store.take, restart=store.restart)
         if not reading.pts:
             raise _nothing_decoded(source)
         pts = source.pts if reading.stopped else reading.pts
@@ -102,7 +122,7 @@ def read_video(video: bytes, request: Request, contract: Contract, guard: Guard,
         if not stamped:
             warnings.append("timestamps: missing or not rising; times were counted at the frame rate")
     _read_missing(video, guard, store, plan)
-    return _finish(plan, store, contract, request, guard, warnings)
+    return _finish(plan, store, contract, request, guard, reading, warnings)
 
 
 def prepare_frames(
@@ -149,7 +169,7 @@ def prepare_frames(
     for number in plan.units.frames.tolist():
         guard.check_time()
         store.add(number, frames[number])
-    return _finish(plan, store, contract, request, guard, [])
+    return _finish(plan, store, contract, request, guard, Reading(decoder=""), [])
 
 
 def _estimate(source: Source, request: Request, contract: Contract, guard: Guard) -> frozenset[int]:
@@ -211,7 +231,13 @@ def _read_missing(video: bytes, guard: Guard, store: FrameStore, plan: ViewPlan)
 
 
 def _finish(
-    plan: ViewPlan, store: FrameStore, contract: Contract, request: Request, guard: Guard, warnings: list[str]
+    plan: ViewPlan,
+    store: FrameStore,
+    contract: Contract,
+    request: Request,
+    guard: Guard,
+    reading: Reading,
+    warnings: list[str],
 ) -> Prepared:
     warnings.extend(f"{word}: {text}" for word, text in store.to_rgb.warnings.items())
     if store.sizes_differ:
@@ -232,6 +258,8 @@ def _finish(
         clip_spans=plan.clip_spans,
         num_frames=plan.num_frames,
         frames_decoded=guard.frames_decoded,
+        decoder=reading.decoder,
+        refusal=reading.refusal,
         warnings=tuple(warnings),
         milliseconds={"decode": (elapsed_s - store.resize_s) * 1000, "resize": store.resize_s * 1000},
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from tubelet.preprocess.decoders import PYAV, FrameDecoder
 from tubelet.preprocess.geometry import crop_offsets, distinct_crops
 from tubelet.preprocess.guard import Guard
 from tubelet.preprocess.prepare import Prepared, read_video
@@ -47,6 +48,7 @@ def encode_video(
     largest_batch: int,
     encode: Encode,
     deadline: float = math.inf,
+    decoder: FrameDecoder = PYAV,
 ) -> EncodedVideo:
     """Decodes a video and has its units encoded meanwhile; memory does not grow with the number of frames.
 
@@ -58,6 +60,7 @@ def encode_video(
         largest_batch: units that ``encode`` gets at a time, at most.
         encode: computes features; what it raises ends the work.
         deadline: value of ``time.monotonic()`` after which nobody waits for the answer.
+        decoder: what decodes.
 
     Returns:
         Features and plan; the units are in the order of `tubelet.preprocess.geometry.cut_units`.
@@ -74,7 +77,7 @@ def encode_video(
         encode=encode,
         batch=np.empty((largest_batch, *contract.unit_shape), np.uint8),
     )
-    prepared = read_video(video, request, contract, guard, store)
+    prepared = read_video(video, request, contract, guard, store, decoder=decoder)
     return EncodedVideo(
         prepared=prepared, features=store.features, num_encoded=store.num_encoded, encode_s=store.encode_s
     )
@@ -89,8 +92,8 @@ class _UnitStream(FrameStore):
     encode: Encode
     batch: NDArray[np.uint8]
     """``[largest_batch, 1, S, S, 3]``."""
-    num_cut: int = 0
-    """Crops of each frame that are no other's window."""
+    crops: NDArray[np.int32] = field(default_factory=lambda: np.empty((0, 2), np.int32))
+    """``[r, 2]``, those that are no other's window; known with the first frame, whose size all others get."""
     num_waiting: int = 0
     """Rows of the batch that are filled."""
     first_rows: dict[int, int] = field(default_factory=dict)
@@ -107,16 +110,17 @@ class _UnitStream(FrameStore):
 
     def restart(self) -> None:
         FrameStore.restart(self)
+        self.crops = self.crops[:0]
         self.num_waiting, self.first_rows, self.encoded = 0, {}, []
 
     def keep(self, number: int, frame: NDArray[np.uint8]) -> None:
         side = self.contract.crop.size_px
-        height, width = frame.shape[:2]
-        offsets = crop_offsets(self.contract.crop, height=height, width=width, num_crops=self.num_crops)
-        crops, _ = distinct_crops(offsets)
-        self.num_cut = len(crops)  # the same for all: they have one size
-        self.first_rows[number] = len(self.first_rows) * self.num_cut
-        for y, x in crops.tolist():
+        if not len(self.crops):
+            height, width = frame.shape[:2]
+            offsets = crop_offsets(self.contract.crop, height=height, width=width, num_crops=self.num_crops)
+            self.crops, _ = distinct_crops(offsets)
+        self.first_rows[number] = len(self.first_rows) * len(self.crops)
+        for y, x in self.crops.tolist():
             self.batch[self.num_waiting, 0] = frame[y : y + side, x : x + side]
             self.num_waiting += 1
             if self.num_waiting == len(self.batch):
@@ -125,7 +129,7 @@ class _UnitStream(FrameStore):
     def gather(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
         self._flush()
         first_rows = np.array([self.first_rows[number] for number in numbers.tolist()])
-        rows = first_rows[:, None] + np.arange(self.num_cut)
+        rows = first_rows[:, None] + np.arange(len(self.crops))
         self.features = np.concatenate(self.encoded)[rows.ravel()]
         return np.empty((0, *(self.size or (0, 0)), 3), np.uint8)
 

@@ -6,6 +6,7 @@ import time
 
 import cv2
 
+from tubelet.preprocess.decoders import PYAV, FrameDecoder, open_decoder
 from tubelet.preprocess.prepare import Prepared, prepare_frames, prepare_video
 from tubelet.server.steps.base import Arrays, Call, SingleStep, check_deadline
 from tubelet.server.steps.videos import count_video, report_tensor, view_tensors
@@ -23,8 +24,10 @@ class TritonPythonModel(SingleStep):
     """
 
     name = "sample"
+    decoder: FrameDecoder = PYAV
 
     def open(self) -> None:
+        self.decoder = open_decoder(self.parameters.get("decoder", "pyav"))
         # Each process of this step reads one video at a time; more threads would only fight with the encoder's.
         cv2.setNumThreads(1)
 
@@ -50,7 +53,7 @@ class TritonPythonModel(SingleStep):
     def _prepare(self, inputs: Arrays, request: Request, deadline: float) -> Prepared:
         if "VIDEO" in inputs:
             video = inputs["VIDEO"][0]
-            return prepare_video(video, request, self.contract, self.limits, deadline=deadline)
+            return prepare_video(video, request, self.contract, self.limits, deadline=deadline, decoder=self.decoder)
         if "FRAMES" in inputs and "FPS" in inputs:
             fps = float(inputs["FPS"][0])
             return prepare_frames(inputs["FRAMES"], fps, request, self.contract, self.limits, deadline=deadline)

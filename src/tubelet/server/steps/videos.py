@@ -55,7 +55,9 @@ def report_tensor(
     )
 
 
-def features_report_tensor(*, num_views: int, clip_units: int, started: float) -> NDArray[np.object_]:
+def features_report_tensor(
+    *, num_views: int, clip_units: int, started: float, milliseconds: Mapping[str, float]
+) -> NDArray[np.object_]:
     """SAMPLE_REPORT of a request that brings features ``[num_views, clip_units, D]``: nothing is decoded or encoded."""
     return _report(
         protocol="features",
@@ -65,7 +67,7 @@ def features_report_tensor(*, num_views: int, clip_units: int, started: float) -
         views=num_views,
         units_wanted=num_views * clip_units,
         units_encoded=0,
-        milliseconds={"units": 0.0, "encoder": 0.0},
+        milliseconds=dict(milliseconds),
         started=started,
     )
 
@@ -80,3 +82,7 @@ def count_video(metrics: StepMetrics, prepared: Prepared) -> None:
     metrics.add("tubelet_frames_decoded_total", prepared.frames_decoded)
     metrics.add("tubelet_decode_seconds_total", prepared.milliseconds["decode"] / 1000)
     metrics.add("tubelet_units_wanted_total", prepared.clip_units.size * len(prepared.crops))
+    if prepared.decoder == "nvdec":
+        metrics.add("tubelet_gpu_decoded_videos_total", 1)
+    if prepared.refusal:
+        metrics.count_fallback(prepared.refusal)
