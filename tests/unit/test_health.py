@@ -2,7 +2,7 @@
 
 import pytest
 
-from tubelet.server.health import Patient, Probe
+from tubelet.server.health import Patient, Probe, is_serving
 from tubelet.spec.engine import Running
 from tubelet.spec.repository import ServedModel
 
@@ -61,3 +61,21 @@ def test_models_that_answer_together_are_busy_while_a_member_works(metrics: Metr
         assert not patient.is_ill()
     patient.model = served("both", "a", "b", max_silence_s=-1.0)
     assert patient.is_ill(), "nothing has moved since"
+
+
+@pytest.mark.parametrize(
+    ("healths", "answers", "serves"),
+    [
+        (("well", "well"), False, True),
+        (("well", "busy"), True, True),
+        (("well", "busy"), False, False),
+        (("busy", "ill"), True, False),
+    ],
+)
+def test_busy_is_well_on_a_server_that_answers(
+    monkeypatch: pytest.MonkeyPatch, healths: tuple[str, str], answers: bool, serves: bool
+) -> None:
+    said = dict(zip("ab", healths, strict=True))
+    monkeypatch.setattr(Probe, "canary", lambda _self, model, **_: said[model.name])
+    monkeypatch.setattr(Probe, "is_ready", lambda _self: answers)
+    assert is_serving(Probe("127.0.0.1", 8000), [served("a"), served("b")], timeout_s=1.0) is serves

@@ -22,7 +22,12 @@ def ended_pid() -> int:
 @pytest.fixture
 def regions(ended_pid: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     monkeypatch.setattr(shm, "SHM", tmp_path)  # servers beside the test have regions of their own
-    names = {"ours": f"{shm.region_prefix()}a", "stale": f"tubelet_{ended_pid}_b", "foreign": f"other_{ended_pid}_c"}
+    names = {
+        "ours": f"{shm.region_prefix()}a",
+        "alive": f"tubelet_{os.getppid()}_d",
+        "stale": f"tubelet_{ended_pid}_b",
+        "foreign": f"other_{ended_pid}_c",
+    }
     paths = {key: shm.SHM / name for key, name in names.items()}
     for path in paths.values():
         path.touch()
@@ -31,12 +36,13 @@ def regions(ended_pid: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_only_those_with_the_prefix_go(regions: dict[str, Path]) -> None:
     assert shm.remove_regions(shm.region_prefix()) == 1
-    assert [key for key, path in regions.items() if path.exists()] == ["stale", "foreign"]
+    assert [key for key, path in regions.items() if path.exists()] == ["alive", "stale", "foreign"]
 
 
 def test_stale_are_those_whose_supervisor_is_no_more(regions: dict[str, Path]) -> None:
-    assert shm.remove_stale() >= 1
-    assert [key for key, path in regions.items() if path.exists()] == ["ours", "foreign"]
+    """Those with our own process id, too: they are another's that had it before."""
+    assert shm.remove_stale() >= 2
+    assert [key for key, path in regions.items() if path.exists()] == ["alive", "foreign"]
     assert str(os.getpid()) in regions["ours"].name
 
 

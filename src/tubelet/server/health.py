@@ -7,6 +7,8 @@ import http.client
 import json
 import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -14,7 +16,7 @@ from typing import Literal
 from tubelet.preprocess.canary import canary_video
 from tubelet.spec.repository import RepositoryIndex, ServedModel
 
-__all__ = ["Health", "Patient", "Probe"]
+__all__ = ["Health", "Patient", "Probe", "is_serving"]
 
 CANARY_TIMEOUT_S = 10.0
 
@@ -28,14 +30,15 @@ class Probe:
     address: str
     http_port: int
     metrics_port: int | None = None
-    """Needed for `progress` only."""
+    """Needed for `metrics` and `progress` only."""
+
+    def is_live(self) -> bool:
+        """Whether there is a Triton that answers, whatever its models do."""
+        return self._says("live")
 
     def is_ready(self) -> bool:
         """Whether Triton itself says that it is ready; it says so with dead backends, too."""
-        try:
-            return self._request("GET", "/v2/health/ready", timeout_s=2.0)[0] == http.client.OK
-        except OSError:
-            return False
+        return self._says("ready")
 
     def canary(self, model: ServedModel, *, timeout_s: float) -> Health:
         """Sends a tiny real video through a model, by the protocol that asks least of it.
@@ -58,13 +61,27 @@ class Probe:
     def progress(self, model: ServedModel) -> float | None:
         """A number that grows while a model gets work done: requests answered, units encoded; None: no word of it."""
         try:
-            _, body = self._request("GET", "/metrics", port=self.metrics_port, timeout_s=5.0)
+            metrics = self.metrics()
         except OSError:
             return None
         counters = ("nv_inference_request_success", "tubelet_units_encoded_total")
         signs = tuple(f'{counter}{{model="{name}"' for counter in counters for name in model.works_as)
-        lines = (line for line in body.decode().splitlines() if line.startswith(signs))
+        lines = (line for line in metrics.splitlines() if line.startswith(signs))
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+    def metrics(self) -> str:
+        """The text of the metrics page.
+
+        Raises:
+            OSError: it does not come; ConnectionRefusedError: nobody listens.
+        """
+        return self._request("GET", "/metrics", port=self.metrics_port, timeout_s=5.0)[1].decode()
+
+    def _says(self, state: str) -> bool:
+        try:
+            return self._request("GET", f"/v2/health/{state}", timeout_s=2.0)[0] == http.client.OK
+        except OSError:
+            return False
 
     def _request(
         self,
@@ -119,15 +136,29 @@ class Patient:
         return health == "ill" or (health == "busy" and is_stuck)
 
 
+def is_serving(probe: Probe, models: Sequence[ServedModel], *, timeout_s: float) -> bool:
+    """Sends the canary through all models at once: whether none of them is ill, on a server that still answers.
+
+    A model that works hard and lets the canary wait is well: were it not, a crowd would take a service away.
+    """
+    with ThreadPoolExecutor(max_workers=len(models)) as pool:
+        healths = list(pool.map(lambda model: probe.canary(model, timeout_s=timeout_s), models))
+    return "ill" not in healths and ("busy" not in healths or probe.is_ready())
+
+
 def main() -> int:
     """Container health check: sends the canary through every model of the repository on this machine."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
     parser.add_argument("--http-port", type=int, default=8000)
+    parser.add_argument("--timeout-s", type=float, default=CANARY_TIMEOUT_S, help="how long an answer is waited for")
+    parser.add_argument("--live", action="store_true", help="only ask whether Triton is there, and no model")
     arguments = parser.parse_args()
     probe = Probe("127.0.0.1", arguments.http_port)
+    if arguments.live:
+        return int(not probe.is_live())
     models = RepositoryIndex.load(arguments.repository).models
-    return int(any(probe.canary(model, timeout_s=CANARY_TIMEOUT_S) == "ill" for model in models))
+    return int(not is_serving(probe, models, timeout_s=arguments.timeout_s))
 
 
 if __name__ == "__main__":

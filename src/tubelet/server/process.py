@@ -81,6 +81,7 @@ class TritonProcess:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+        threading.Thread(target=_reap, args=(self.pid,), daemon=True).start()
         self._reader.join(timeout=2.0)
         if self._process.stdout is not None and not self._reader.is_alive():
             self._process.stdout.close()
@@ -101,6 +102,13 @@ def open_pidfd(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except ProcessLookupError:
         return None
+
+
+def _reap(group: int) -> None:
+    """Takes note of the end of stubs that have become our children: a container's first process inherits them."""
+    with suppress(ChildProcessError):
+        while True:
+            os.waitpid(-group, 0)
 
 
 def _die_with_parent() -> None:

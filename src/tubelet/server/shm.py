@@ -42,13 +42,16 @@ def remove_regions(prefix: str) -> int:
 def remove_stale() -> int:
     """Removes regions and temporary folders of supervisors that are no more; returns how many there were.
 
+    To be called before there are any of our own: in a container every supervisor is process 1, and what has our id was
+    left by the one before, in a pod whose volumes outlive its containers.
+
     A process id is believed to mean the same process everywhere: servers in several containers must not share
     ``/dev/shm``.
     """
     removed = 0
     for path in (*SHM.glob("tubelet_*"), *temporary_folder().glob("tubelet_*")):
         found = _OURS.match(path.name)
-        if found and not Path("/proc", found["pid"]).exists():
+        if found and (int(found["pid"]) == os.getpid() or not Path("/proc", found["pid"]).exists()):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
