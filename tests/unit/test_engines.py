@@ -1,5 +1,6 @@
 """Both engines run the same files, from as many threads as they have streams, and say what they cannot do."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -108,6 +109,24 @@ def test_a_processor_without_bf16_is_told_apart(encoder: Path, monkeypatch: pyte
         open_engine(encoder, EngineSettings.of_mode("openvino", "bf16", "latency"))
     assert caught.value.code == "missing"
     check_machine("openvino", "int8")
+
+
+@pytest.mark.parametrize(
+    ("cpu_max", "expected"),
+    [
+        ("100000 100000", 1),
+        ("50000 100000", 1),
+        ("199999 100000", 1),
+        ("max 100000", len(os.sched_getaffinity(0))),
+        ("6400000 100000", len(os.sched_getaffinity(0))),
+        ("", len(os.sched_getaffinity(0))),
+    ],
+)
+def test_threads_keep_within_a_containers_share_of_time(tmp_path: Path, cpu_max: str, expected: int) -> None:
+    quota = tmp_path / "cpu.max"
+    quota.write_text(cpu_max)
+    assert num_cores(quota) == expected
+    assert num_cores(tmp_path / "nowhere") == len(os.sched_getaffinity(0))
 
 
 def test_an_engine_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, name: EngineName) -> None:

@@ -17,6 +17,9 @@ __all__ = ["Arrays", "Engine", "EngineSettings", "num_cores", "processor_name"]
 
 Arrays = dict[str, NDArray[Any]]
 
+SMALL_GRAPH_BYTES = 16_000_000
+"""A few small layers over a few tokens: waking a second thread costs more than it brings."""
+
 
 class Engine(Protocol):
     """A graph that is ready to run."""
@@ -50,14 +53,36 @@ class EngineSettings:
         return cls(engine=engine, precision=precision, threads=cores, streams=1 if mode == "latency" else cores)
 
     @classmethod
+    def of_temporal(cls, engine: EngineName, graph: Path) -> EngineSettings:
+        """Of a temporal stage, whose graph is this file: one thread if it is small, else all cores; always fp32."""
+        files = (graph, graph.with_name(f"{graph.name}.data"))
+        weights = sum(file.stat().st_size for file in files if file.is_file())
+        return cls.small(engine) if weights < SMALL_GRAPH_BYTES else cls.of_mode(engine, "fp32", "latency")
+
+    @classmethod
     def small(cls, engine: EngineName) -> EngineSettings:
-        """One thread, for a few small layers: waking a second one costs more than it brings."""
+        """One thread."""
         return cls(engine=engine, precision="fp32", threads=1, streams=1)
 
 
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def num_cores(cpu_quota: Path = _CPU_QUOTA) -> int:
+    """Cores that this process may use, or as many as its share of the machine's time comes to.
+
+    A container's limit (``docker --cpus``, Kubernetes' ``limits.cpu``) is a quota of time over all cores: with more
+    threads it is used up early in each period, and then all of them stand still.
+
+    Args:
+        cpu_quota: the control group's ``cpu.max``: microseconds, or ``max``, of a period.
+    """
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = cpu_quota.read_text(encoding="ascii").split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such file, or ``max``
+        return cores
 
 
 def processor_name() -> str:
