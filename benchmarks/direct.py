@@ -22,9 +22,6 @@ from tubelet.spec.request import Request
 
 __all__ = ["Direct", "Ready"]
 
-SMALL_GRAPH_BYTES = 16_000_000
-"""As in `tubelet.server.steps.temporal`, which only a server can import."""
-
 
 @dataclass(frozen=True, slots=True)
 class Ready:
@@ -79,6 +76,5 @@ class Direct:
 
 
 def _open_temporal(bundle: Path, engine: EngineName) -> Engine:
-    is_small = sum(file.stat().st_size for file in bundle.glob("temporal.onnx*")) < SMALL_GRAPH_BYTES
-    settings = EngineSettings.small(engine) if is_small else EngineSettings.of_mode(engine, "fp32", "latency")
-    return open_engine(bundle / graph_file("temporal"), settings)
+    graph = bundle / graph_file("temporal")
+    return open_engine(graph, EngineSettings.of_temporal(engine, graph))
