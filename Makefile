@@ -66,7 +66,8 @@ check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/mypy --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --allow-any-generics --no-warn-return-any tests benchmarks docs clients
+	$(BIN)/mypy --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --allow-any-generics --no-warn-return-any tests benchmarks docs clients server
+	$(BIN)/python tests/typing/make_stubs.py
 	$(BIN)/lint-imports
 
 format: venv
