@@ -34,6 +34,20 @@ def run_block(number: int, folder: Path, http: str) -> str:
     return done.stdout
 
 
+LARGE = 12_000_000
+"""Bytes: forms of a third of it end Triton 2.51."""
+
+
+@needs_curl
+def test_the_raw_form_takes_large_files(server: Serving, folder: Path) -> None:
+    with (folder / "clip.mp4").open("ab") as file:
+        file.write(LARGE.to_bytes(4, "big") + b"free" + bytes(LARGE - 8))
+    (triton,) = server.processes("bin/tritonserver")
+    for block, word in enumerate(("top", "outputs")):
+        assert word in run_block(block, folder, server.ready["http"])
+    assert server.processes("bin/tritonserver") == [triton]
+
+
 @needs_curl
 def test_the_raw_form_answers_with_a_report(server: Serving, folder: Path) -> None:
     report = json.loads(run_block(0, folder, server.ready["http"]))
