@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tubelet.engines.base import Engine, EngineSettings
+from tubelet.engines.gpu import find_gpu, find_tensorrt
 from tubelet.engines.onnxruntime import OnnxRuntimeEngine, load_onnxruntime
 from tubelet.engines.openvino import OpenVinoEngine, has_bf16, load_openvino
-from tubelet.spec.engine import EngineName, Precision
-from tubelet.spec.errors import ContractError, MachineError
+from tubelet.spec.engine import SERVED_BY, EngineName, Precision, target_of
+from tubelet.spec.errors import ContractError, MachineError, TubeletError
 from tubelet.spec.manifest import Contract
 
 __all__ = ["check_machine", "open_engine", "open_graph"]
@@ -17,12 +18,25 @@ __all__ = ["check_machine", "open_engine", "open_graph"]
 _ENGINES: dict[EngineName, Callable[[Path, EngineSettings], Engine]] = {
     "openvino": OpenVinoEngine,
     "onnxruntime": OnnxRuntimeEngine,
+    "onnxruntime_host": OnnxRuntimeEngine,
+    "onnxruntime_cuda": OnnxRuntimeEngine,
+    "onnxruntime_tensorrt": OnnxRuntimeEngine,
 }
-_PACKAGES: dict[EngineName, Callable[[], object]] = {"openvino": load_openvino, "onnxruntime": load_onnxruntime}
+"""Plans have none here: Triton runs them, and `tubelet.export.gpu_engines` to verify them."""
+_PACKAGES: dict[EngineName, Callable[[], object]] = {
+    "openvino": load_openvino,
+    "onnxruntime": load_onnxruntime,
+    "onnxruntime_host": load_onnxruntime,
+    "onnxruntime_cuda": load_onnxruntime,
+    "onnxruntime_tensorrt": load_onnxruntime,
+    "tensorrt": find_tensorrt,
+}
 
 
 def check_machine(engine: EngineName, precision: Precision) -> None:
-    """Makes sure that an engine is installed and that this processor has a precision.
+    """Makes sure that an engine is installed, with a GPU where it needs one, and that this processor has a precision.
+
+    It is about engines in our own processes; what a Triton server has is another question.
 
     Raises:
         MachineError: ``missing``, with the remedy.
@@ -31,7 +45,9 @@ def check_machine(engine: EngineName, precision: Precision) -> None:
         _PACKAGES[engine]()
     except ImportError as exc:
         raise MachineError("missing", f"{engine} cannot be loaded ({exc}); pip install 'tubelet[server]'") from exc
-    if precision == "bf16" and not has_bf16():
+    if engine in SERVED_BY["gpu"]:
+        find_gpu()
+    if target_of(engine) == "cpu" and precision == "bf16" and not has_bf16():
         raise MachineError(
             "missing",
             "this processor has no bf16 (avx512_bf16 or amx_bf16 of /proc/cpuinfo); take fp32 or int8: "
@@ -40,7 +56,7 @@ def check_machine(engine: EngineName, precision: Precision) -> None:
 
 
 def open_engine(graph: Path, settings: EngineSettings) -> Engine:
-    """Loads an ONNX graph on this machine's CPU.
+    """Loads an ONNX graph, on this machine's CPU or, where that is what the engine is, its GPU.
 
     Raises:
         MachineError: as `check_machine`.
@@ -49,6 +65,8 @@ def open_engine(graph: Path, settings: EngineSettings) -> Engine:
     check_machine(settings.engine, settings.precision)
     try:
         return _ENGINES[settings.engine](graph, settings)
+    except TubeletError:
+        raise
     except Exception as exc:  # engines raise what they like
         raise ContractError(
             "contract_mismatch", f"{settings.engine} cannot load {graph.name}; export the bundle again ({_first(exc)})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,13 @@ from numpy.typing import NDArray
 
 from tubelet.engines.base import Arrays, Engine, EngineSettings
 from tubelet.engines.open import open_graph
+from tubelet.export.gpu_engines import open_gpu_engines
 from tubelet.export.samples import Sample
-from tubelet.spec.engine import EngineName, Precision, graph_file
-from tubelet.spec.errors import ContractError
+from tubelet.spec.engine import EngineName, Precision, graph_file, target_of
 from tubelet.spec.manifest import Contract
 from tubelet.spec.tensors import GRAPH_STEPS, Step, step_tensors
 
-__all__ = ["Chain", "graphs_sha256"]
+__all__ = ["Chain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +32,19 @@ class Chain:
         """Loads the graphs with the settings that the server has in its mode ``latency``.
 
         Raises:
-            ContractError: a graph is missing, or was exported for another contract.
-            MachineError: ``missing``: this processor does not have the precision.
+            ContractError: a graph or a plan is missing, or was made for another contract.
+            MachineError: ``missing``: this machine does not have the engine or the precision.
         """
+        if target_of(engine) == "gpu":
+            return cls(contract, open_gpu_engines(bundle, contract, engine, precision))
         engines = {}
         for step in _graph_steps(contract):
-            settings = EngineSettings.of_mode(engine, precision if step == "encoder" else "fp32", "latency")
-            engines[step] = open_graph(bundle / graph_file(step, precision), contract, settings)
+            graph = bundle / graph_file(step, precision)
+            if step == "temporal":
+                settings = EngineSettings.of_temporal(engine, graph)
+            else:
+                settings = EngineSettings.of_mode(engine, precision if step == "encoder" else "fp32", "latency")
+            engines[step] = open_graph(graph, contract, settings)
         return cls(contract, engines)
 
     def units(self, sample: Sample) -> NDArray[np.uint8]:
@@ -58,24 +63,6 @@ class Chain:
                 wanted = {spec.name: tensors.get(spec.source or spec.name) for spec in inputs}
                 tensors |= self.engines[step].run({name: array for name, array in wanted.items() if array is not None})
         return tensors
-
-
-def graphs_sha256(bundle: Path, contract: Contract, precision: Precision) -> str:
-    """Digest of the graphs that run at a precision, names and weights included, wherever the weights lie.
-
-    Raises:
-        ContractError: a graph is missing.
-    """
-    digest = hashlib.sha256()
-    for step in _graph_steps(contract):
-        name = graph_file(step, precision)
-        if not (bundle / name).is_file():
-            raise ContractError("contract_mismatch", f"{name} is not there; export the bundle again")
-        for file in (bundle / name, bundle / f"{name}.data"):
-            if file.is_file():
-                with file.open("rb") as stream:
-                    digest.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 def _graph_steps(contract: Contract) -> list[Step]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tubelet.averaging import average_views, probabilities
-from tubelet.engines.base import processor_name
 from tubelet.export.chain import Chain
 from tubelet.export.compare import Logits, compare, within
+from tubelet.export.gpu_engines import describe_engine
 from tubelet.export.samples import Sample
 from tubelet.preprocess.geometry import cut_units
 from tubelet.spec.budgets import BUDGETS
@@ -65,11 +64,12 @@ class _Judge:
         """Judges ``measured`` by the budget; ``beside`` is told, and not judged."""
         engine, precision = self.arithmetic
         budget = BUDGETS[budget_name(self.arithmetic)]
+        version, processor = describe_engine(engine)
         return Verification(
             engine=engine,
             precision=precision,
-            version=version(engine),
-            processor=processor_name(),
+            version=version,
+            processor=processor,
             graphs_sha256=self.graphs_sha256,
             num_clips=self.num_clips,
             budget=budget,
@@ -115,7 +115,7 @@ class _ExactJudge(_Judge):
 
 @dataclass(kw_only=True)
 class _PooledJudge(_Judge):
-    """Of bf16 and int8, where most decisions must hold: the views of all real clips together.
+    """Of all but fp32, where most decisions must hold: the views of all real clips together.
 
     Generated clips are noise to the network, and say nothing about that.
     """
@@ -160,6 +160,6 @@ def check_num_views(found: int) -> None:
     if found < MIN_VIEWS:
         raise InvalidRequestError(
             "bad_input",
-            f"bf16 and int8 are judged on at least {MIN_VIEWS} views of real clips, these videos give {found}; "
+            f"all but fp32 is judged on at least {MIN_VIEWS} views of real clips, these videos give {found}; "
             "add videos",
         )

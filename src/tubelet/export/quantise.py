@@ -25,12 +25,12 @@ from tubelet.export.samples import spread, video_samples
 from tubelet.export.staging import link_or_copy, staging
 from tubelet.export.verify import PARITY_FILE, write_parity
 from tubelet.preprocess.geometry import cut_units
-from tubelet.spec.engine import graph_file
+from tubelet.spec.engine import graph_file, target_of
 from tubelet.spec.errors import ContractError, InvalidRequestError
 from tubelet.spec.manifest import Calibration, Contract, Manifest
 from tubelet.spec.strict import encode
 
-__all__ = ["NUM_CLIPS", "quantise_bundle"]
+__all__ = ["NUM_CLIPS", "calibrate", "quantise_bundle"]
 
 NUM_CLIPS = 64
 """Videos to calibrate on, where the caller does not say."""
@@ -71,18 +71,48 @@ def quantise_bundle(
         InvalidRequestError: ``bad_input``: ``videos`` holds none, or the encoder is too large.
     """
     manifest = Manifest.load(bundle)
-    nncf = _load_nncf()
-    clips = list(_clips_units(videos, manifest.contract, num_clips=num_clips, progress=progress))
-    units = [unit for clip in clips for unit in clip]
-    calibration = Calibration(tool=f"nncf {nncf.__version__}", num_clips=len(clips), num_units=len(units))
-    progress(f"quantising on {len(units)} units of {len(clips)} clips")
-    model = _quantise(nncf, bundle / graph_file("encoder"), manifest.contract, units)
-    for name, value in encode(calibration).items():
-        model.metadata_props.add(key=f"calibration_{name}", value=str(value))
-    kept = tuple(found for found in manifest.build.verified if found.precision != "int8")
+    model, calibration = calibrate(
+        bundle / graph_file("encoder"), manifest.contract, videos=videos, num_clips=num_clips, progress=progress
+    )
+    kept = tuple(v for v in manifest.build.verified if v.precision != "int8" or target_of(v.engine) == "gpu")
     manifest = replace(manifest, build=replace(manifest.build, int8=calibration, verified=kept))
     _place(model, manifest, bundle)
     return manifest
+
+
+def calibrate(
+    graph: Path,
+    contract: Contract,
+    *,
+    videos: Path,
+    num_clips: int,
+    progress: Callable[[str], None],
+    for_gpu: bool = False,
+) -> tuple[onnx.ModelProto, Calibration]:
+    """Quantises an encoder's float32 graph; its metadata says on what it was calibrated.
+
+    Args:
+        graph: the file.
+        contract: of the bundle.
+        videos: as `quantise_bundle`.
+        num_clips: likewise.
+        progress: likewise.
+        for_gpu: as TensorRT wants it: every scale symmetric, nothing but linear layers, the head as it was, weights
+            left in float32 in front of their QuantizeLinear.
+
+    Raises:
+        ContractError: the graph is missing or belongs to another contract.
+        InvalidRequestError: ``bad_input``, as `quantise_bundle`.
+    """
+    nncf = _load_nncf()
+    clips = list(_clips_units(videos, contract, num_clips=num_clips, progress=progress))
+    units = [unit for clip in clips for unit in clip]
+    calibration = Calibration(tool=f"nncf {nncf.__version__}", num_clips=len(clips), num_units=len(units))
+    progress(f"quantising on {len(units)} units of {len(clips)} clips")
+    model = _quantise(nncf, graph, contract, units, for_gpu=for_gpu)
+    for name, value in encode(calibration).items():
+        model.metadata_props.add(key=f"calibration_{name}", value=str(value))
+    return model, calibration
 
 
 def _clips_units(
@@ -97,7 +127,9 @@ def _clips_units(
         yield units[spread(len(units), MOST_UNITS_PER_CLIP)]
 
 
-def _quantise(nncf: Any, graph: Path, contract: Contract, units: list[NDArray[np.uint8]]) -> onnx.ModelProto:
+def _quantise(
+    nncf: Any, graph: Path, contract: Contract, units: list[NDArray[np.uint8]], *, for_gpu: bool
+) -> onnx.ModelProto:
     """The ONNX model with eight-bit operations, all but the first layer."""
     if not graph.is_file():
         raise ContractError("contract_mismatch", f"{graph.name} is not there; export the bundle again")
@@ -110,17 +142,34 @@ def _quantise(nncf: Any, graph: Path, contract: Contract, units: list[NDArray[np
     model = onnx.load(graph)
     if {entry.key: entry.value for entry in model.metadata_props}.get("contract_digest") != contract.digest:
         raise ContractError("contract_mismatch", f"{graph.name} was exported for another contract; export it again")
-    first_layer = next(node.name for node in model.graph.node if node.op_type in LAYERS)
     with _quiet(nncf):
         quantised: onnx.ModelProto = nncf.quantize(
             model,
             nncf.Dataset([{"UNITS": unit[None]} for unit in units]),
             subset_size=len(units),
             model_type=None if contract.network.family == "i3d" else nncf.ModelType.TRANSFORMER,
-            preset=nncf.QuantizationPreset.MIXED,
-            ignored_scope=nncf.IgnoredScope(names=[first_layer]),
+            **_scheme(nncf, model, contract, for_gpu=for_gpu),
         )
     return quantised
+
+
+def _scheme(nncf: Any, model: onnx.ModelProto, contract: Contract, *, for_gpu: bool) -> dict[str, Any]:
+    """What is quantised, and how."""
+    layers = [node.name for node in model.graph.node if node.op_type in LAYERS]
+    if not for_gpu:
+        return {
+            "preset": nncf.QuantizationPreset.MIXED,
+            "ignored_scope": nncf.IgnoredScope(names=layers[:1]),
+        }
+    stored = {tensor.name for tensor in model.graph.initializer}
+    linear = [node.name for node in model.graph.node if node.name in set(layers) and node.input[1] in stored]
+    # A joint network ends with its head.
+    chosen = set(linear[1:-1] if contract.is_joint else linear[1:])
+    return {
+        "preset": nncf.QuantizationPreset.PERFORMANCE,
+        "ignored_scope": nncf.IgnoredScope(names=[n.name for n in model.graph.node if n.name not in chosen]),
+        "advanced_parameters": nncf.AdvancedQuantizationParameters(backend_params={"compress_weights": False}),
+    }
 
 
 def _place(model: onnx.ModelProto, manifest: Manifest, bundle: Path) -> None:

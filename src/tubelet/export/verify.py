@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from tubelet.checkpoints.load import load_model, sha256_file
-from tubelet.export.chain import Chain, graphs_sha256
+from tubelet.export.chain import Chain
 from tubelet.export.compare import Logits
+from tubelet.export.digests import graphs_sha256
 from tubelet.export.judge import budget_name, check_num_views, open_judge
 from tubelet.export.samples import Sample, count_files, generated_sample, video_samples
 from tubelet.models.network import VideoNetwork
@@ -48,7 +49,7 @@ def verify_bundle(
     Args:
         bundle: folder of the bundle; its ``manifest.json`` and ``parity.json`` are written again.
         checkpoint: the file; None: found by `find_checkpoint`.
-        videos: folder of real videos to compare on too, by the default protocol; bf16 and int8 need one.
+        videos: folder of real videos to compare on too, by the default protocol; all but fp32 needs one.
         arithmetics: engines and precisions to look at.
         progress: told what is being done, line by line.
 
@@ -58,7 +59,7 @@ def verify_bundle(
         RecipeError: ``bad_checkpoint``, where the checkpoint is not found or is another file.
         InvalidRequestError: ``bad_input``, where ``videos`` holds none or too few; ``bad_parameter``, where it is
             needed and not given.
-        MachineError: ``missing``: this processor does not have the precision.
+        MachineError: ``missing``: this machine does not have the engine or the precision.
     """
     manifest = Manifest.load(bundle)
     _check_videos(manifest, arithmetics, videos)
@@ -133,7 +134,7 @@ def measure(
         open_judge(
             Chain.open(bundle, contract, *arithmetic),
             arithmetic,
-            graphs_sha256=graphs_sha256(bundle, contract, arithmetic[1]),
+            graphs_sha256=graphs_sha256(bundle, contract, arithmetic[1], arithmetic[0]),
             largest_batch=largest_batch,
         )
         for arithmetic in arithmetics
@@ -171,7 +172,7 @@ def _check_videos(manifest: Manifest, arithmetics: Sequence[Arithmetic], videos:
         return
     if videos is None:
         raise InvalidRequestError(
-            "bad_parameter", "bf16 and int8 are judged on real clips; give a folder of them with --videos"
+            "bad_parameter", "all but fp32 is judged on real clips; give a folder of them with --videos"
         )
     num_views = Protocol.parse(manifest.contract.default_protocol).num_views
     check_num_views(num_views * count_files(videos))

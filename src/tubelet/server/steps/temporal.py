@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tubelet.averaging import view_rows
 from tubelet.engines.base import Engine, EngineSettings
+from tubelet.server.steps.answers import features_of_views
 from tubelet.server.steps.base import Arrays, Call, SingleStep, check_caller, check_deadline
+from tubelet.spec.engine import graph_file
 from tubelet.spec.errors import InvalidRequestError, LimitError
 
 __all__ = ["TritonPythonModel"]
-
-
-SMALL_GRAPH_BYTES = 16_000_000
-"""A few small layers over a few tokens: waking a second thread costs more than it brings."""
 
 GROUP_UNITS = 2048
 """Units of the clips that the engine gets at once: their memory, and the work between two looks at the deadline.
@@ -37,11 +32,8 @@ class TritonPythonModel(SingleStep):
     engine: Engine
 
     def open(self) -> None:
-        weights = sum(file.stat().st_size for file in self.folder.glob("temporal.onnx*"))
-        engine = self.running.engine
-        is_small = weights < SMALL_GRAPH_BYTES
-        settings = EngineSettings.small(engine) if is_small else EngineSettings.of_mode(engine, "fp32", "latency")
-        self.engine = self.open_graph("temporal.onnx", settings)
+        name = graph_file("temporal")
+        self.engine = self.open_graph(name, EngineSettings.of_temporal(self.running.engine, self.folder / name))
 
     def run(self, call: Call) -> Arrays:
         self._check(call.inputs)
@@ -54,7 +46,7 @@ class TritonPythonModel(SingleStep):
             }
             answers.append(self.engine.run({**call.inputs, **by_clip}))
         outputs = {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
-        return outputs | self._seen(call)
+        return outputs | features_of_views(call)
 
     def _check(self, inputs: Arrays) -> None:
         """The steps before give only what fits; this step can be called without them."""
@@ -66,17 +58,6 @@ class TritonPythonModel(SingleStep):
         positions = inputs.get("CLIP_POSITIONS", clip_units)
         if positions.shape != clip_units.shape or positions.min() < 0:
             raise InvalidRequestError("bad_input", "CLIP_POSITIONS must give a number from 0 for each of CLIP_UNITS")
-
-    @staticmethod
-    def _seen(call: Call) -> dict[str, NDArray[Any]]:
-        """The graph's own inputs, view by view; copies of the features that only those pay for who want them."""
-        clip_units, num_crops = call.inputs["CLIP_UNITS"], len(call.inputs["CROPS"])
-        seen = {}
-        if "FEATURES" in call.wanted:
-            seen["FEATURES"] = call.inputs["FEATURES"][view_rows(clip_units, num_crops)]
-        if "POSITIONS" in call.wanted:
-            seen["POSITIONS"] = np.repeat(call.inputs["CLIP_POSITIONS"], num_crops, axis=0)
-        return seen
 
 
 def _groups(num_clips: int, clip_units: int, *, num_crops: int) -> Iterator[slice]:
