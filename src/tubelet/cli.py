@@ -6,7 +6,7 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -14,15 +14,20 @@ from tubelet import __version__
 from tubelet.spec.engine import (
     DEFAULT_RUNNING,
     PLAIN,
+    SERVED_BY,
     Arithmetic,
     EngineName,
     Mode,
     Precision,
     Running,
+    Target,
     check_arithmetic,
+    target_of,
 )
 from tubelet.spec.errors import InvalidRequestError, TubeletError
 from tubelet.spec.limits import Limits
+from tubelet.spec.plan import BuildOptions, CompatibleHardware
+from tubelet.spec.repository import Decoder
 
 if TYPE_CHECKING:
     from tubelet.clients import Classification, VideoClassifier
@@ -30,7 +35,14 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_EXTRA_OF = {"export": "export", "verify": "export", "quantise": "quantise", "repository": "clients", "serve": "server"}
+_EXTRA_OF = {
+    "export": "export",
+    "verify": "export",
+    "quantise": "quantise",
+    "engine": "quantise",
+    "repository": "clients",
+    "serve": "server",
+}
 """What to install where a command lacks a package; all others need ``clients``."""
 _CLASSIFY_CONCURRENCY = 4
 
@@ -111,7 +123,7 @@ def export(recipe: Path, checkpoint: Path | None, out: Path) -> None:
 @main.command()
 @click.argument("bundle", type=_Folder(exists=True))
 @_checkpoint_option
-@click.option("--engine", type=_ENGINE, help="What multiplies. [default: both, at fp32]")
+@click.option("--engine", type=_ENGINE, help="What multiplies. [default: both of target cpu, at fp32]")
 @click.option("--precision", type=_PRECISION, help="Of the encoder. [default: fp32]")
 @click.option("--videos", type=_Folder(exists=True), help="Compare on the videos of this folder too.")
 def verify(
@@ -123,8 +135,9 @@ def verify(
 ) -> None:
     """Compare BUNDLE with the torch model; over budget is exit code 1.
 
-    What was found is noted in BUNDLE, whatever it is; tubelet serve goes by that. bf16 and int8 are judged on real
-    clips: they need --videos, with 100 views at least.
+    What was found is noted in BUNDLE, whatever it is; tubelet serve goes by that. All but fp32 is judged on real clips:
+    it needs --videos, with 100 views at least. tensorrt and the providers of ONNX Runtime run on a GPU;
+    onnxruntime_host computes their graphs on the processor, and says what a precision costs where no GPU is.
     """
     from tubelet.export.verify import verify_bundle
 
@@ -159,22 +172,90 @@ def quantise(bundle: Path, videos: Path, clips: int) -> None:
 
 
 @main.command()
+@click.argument("bundle", type=_Folder(exists=True))
+@click.option("--precision", type=_PRECISION, required=True, help="Of the encoder.")
+@click.option("--videos", type=_Folder(exists=True), help="To calibrate int8 and fp8 on: such as the model will see.")
+@click.option("--workspace-gib", type=click.IntRange(1, 1024), default=16, show_default=True, help="Most for a kernel.")
+@click.option("--timing-cache", type=_File(), help="What earlier builds measured on this GPU; read, and written again.")
+@click.option(
+    "--builder-level",
+    type=click.IntRange(0, 5),
+    default=3,
+    show_default=True,
+    help="How long to look for faster kernels.",
+)
+@click.option("--compatible-versions", is_flag=True, help="Let later TensorRT versions run the plan.")
+@click.option(
+    "--compatible-hardware",
+    type=click.Choice(get_args(CompatibleHardware)),
+    default="none",
+    show_default=True,
+    help="Which other GPUs run the plan; it is slower on all of them.",
+)
+@click.option("--refit", is_flag=True, help="Let the plan's weights be exchanged.")
+@click.option(
+    "--most-views",
+    type=click.IntRange(min=1),
+    default=30,
+    show_default=True,
+    help="Views of one request, at most.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be built; needs no TensorRT and no GPU.")
+@click.option("--graph-only", is_flag=True, help="Make the graph for GPUs and stop; needs no TensorRT and no GPU.")
+def engine(
+    *,
+    bundle: Path,
+    precision: Precision,
+    videos: Path | None,
+    timing_cache: Path | None,
+    most_views: int,
+    dry_run: bool,
+    graph_only: bool,
+    **options: Any,
+) -> None:
+    """Add TensorRT plans to BUNDLE, for the GPU of this machine.
+
+    The graph is made for the precision on the processor, then built: minutes. Next, tubelet verify --engine tensorrt.
+    """
+    from tubelet.export.tensorrt import build_engines, describe_engines, make_graph
+    from tubelet.export.tensorrt_jobs import Wishes
+
+    if dry_run and graph_only:
+        raise click.UsageError("--dry-run and --graph-only exclude each other")
+    wishes = Wishes(
+        precision=precision,
+        videos=videos,
+        options=BuildOptions(**options),
+        timing_cache=timing_cache,
+        most_views=most_views,
+    )
+    progress = partial(click.echo, err=True)
+    if dry_run:
+        for line in describe_engines(bundle, wishes, progress=progress):
+            click.echo(line)
+    elif graph_only:
+        click.echo(f"{bundle}: {make_graph(bundle, wishes, progress=progress)}")
+    else:
+        for plan in build_engines(bundle, wishes, progress=progress):
+            click.echo(f"{bundle}: {plan.step}, {plan.precision}, {plan.plan_bytes / 1e6:.1f} MB, for {plan.gpu.name}")
+
+
+@main.command()
 @click.argument("bundles", metavar="BUNDLE...", type=_Folder(exists=True), nargs=-1, required=True)
-@click.option("--target", type=click.Choice(["cpu"]), required=True, help="Where the models will run.")
+@click.option("--target", type=click.Choice(get_args(Target)), required=True, help="Where the models will run.")
 @click.option("--out", type=_Folder(), required=True, help="The repository's folder.")
 @click.option(
     "--engine",
-    type=_ENGINE,
-    default=DEFAULT_RUNNING.engine,
-    show_default=True,
-    help="What multiplies: the faster one, or the portable one.",
+    type=click.Choice([engine for engines in SERVED_BY.values() for engine in engines]),
+    help="What multiplies: on processors the faster one or the portable one; on GPUs a plan, or ONNX Runtime's "
+    "providers. [default: openvino or tensorrt, as the target]",
 )
 @click.option(
     "--precision",
     type=_PRECISION,
     default=DEFAULT_RUNNING.precision,
     show_default=True,
-    help="Of the encoder: bf16 where the processor has it, int8 after tubelet quantise.",
+    help="Of the encoder: bf16 where the processor has it, int8 after tubelet quantise; on GPUs after tubelet engine.",
 )
 @click.option(
     "--mode",
@@ -182,6 +263,13 @@ def quantise(bundle: Path, videos: Path, clips: int) -> None:
     default=DEFAULT_RUNNING.mode,
     show_default=True,
     help="All cores on one batch, for a few callers; or a batch on each core, for many.",
+)
+@click.option(
+    "--decoder",
+    type=click.Choice(get_args(Decoder)),
+    default="pyav",
+    show_default=True,
+    help="Who decodes videos: the processor, or on GPUs the card's own decoder for what that can.",
 )
 @click.option("--limit", "limits", metavar="NAME=VALUE", multiple=True, help="Set a limit; may be given often.")
 @click.option(
@@ -194,17 +282,24 @@ def quantise(bundle: Path, videos: Path, clips: int) -> None:
 def repository(
     *,
     bundles: tuple[Path, ...],
-    target: Literal["cpu"],
+    target: Target,
     out: Path,
-    engine: EngineName,
+    engine: EngineName | None,
     precision: Precision,
     mode: Mode,
+    decoder: Decoder,
     limits: tuple[str, ...],
     ensembles: tuple[str, ...],
 ) -> None:
     """Write the Triton model repository that serves BUNDLE..."""
     from tubelet.export.repository import write_repository
 
+    engine = engine or SERVED_BY[target][0]
+    if target_of(engine) != target:
+        expected = ", ".join(SERVED_BY[target])
+        raise click.BadParameter(f"target {target} is served by {expected}, not {engine}", param_hint="--engine")
+    if target == "cpu" and decoder != "pyav":
+        raise click.BadParameter(f"on target cpu the processor decodes, by pyav, not {decoder}", param_hint="--decoder")
     _check_usage((engine, precision))
     running = Running(engine=engine, precision=precision, mode=mode)
 
@@ -219,7 +314,9 @@ def repository(
         chosen = Limits().override(limits)
     except InvalidRequestError as exc:
         raise click.BadParameter(exc.message, param_hint="--limit") from exc
-    written = write_repository(bundles, target=target, out=out, limits=chosen, running=running, ensembles=together)
+    written = write_repository(
+        bundles, target=target, out=out, limits=chosen, running=running, decoder=decoder, ensembles=together
+    )
     for model in written.models:
         if not model.verified:
             click.echo(f"{model.name}: {engine} {precision} is not verified; tubelet serve will refuse it", err=True)

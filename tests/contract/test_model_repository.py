@@ -134,6 +134,9 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "repository.json").exists()
 
 
-def test_an_unknown_target_is_refused(motion_bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequestError, match="cpu"):
-        write_repository([motion_bundle], target="gpu", out=tmp_path, limits=Limits())  # type: ignore[arg-type]
+def test_an_engine_serves_its_own_target(motion_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequestError, match=r"target gpu is served by tensorrt, .*, not by openvino"):
+        write_repository([motion_bundle], target="gpu", out=tmp_path, limits=Limits())
+    with pytest.raises(InvalidRequestError, match="on target cpu the decoder is pyav, not nvdec"):
+        write_repository([motion_bundle], target="cpu", out=tmp_path, limits=Limits(), decoder="nvdec")
+    assert not list(tmp_path.iterdir())

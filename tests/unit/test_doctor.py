@@ -13,11 +13,13 @@ from tubelet.server.doctor import (
     Finding,
     examine,
     is_able_to_serve,
+    judge_backends,
     judge_cpu,
     judge_numpy,
     judge_port,
     judge_python,
     judge_shared_memory,
+    judge_tensorrt,
 )
 from tubelet.server.shm import MIN_FREE_BYTES
 
@@ -38,6 +40,12 @@ def test_each_missing_thing_has_a_remedy_and_nothing_else_has() -> None:
         judge_shared_memory(None),
         judge_python((3, 9)),
         judge_port("HTTP", 1, is_free=False),
+        judge_backends([], is_there=False),
+        judge_backends(["tensorrt"], is_there=True),
+        judge_backends([], is_there=True),
+        judge_tensorrt(None, frozenset()),
+        judge_tensorrt("11.2.1.2", frozenset({"11.2.1.2"})),
+        judge_tensorrt("11.2.1.2", frozenset({"11.4.0.1"})),
     ]
     assert all(bool(finding.remedy) != finding.ok for finding in findings)
     assert all(finding.detail for finding in findings)
@@ -96,3 +104,15 @@ def test_only_what_serving_needs_decides() -> None:
     lost = Finding(name="c", ok=False, is_needed=True, detail="x", remedy="y")
     assert is_able_to_serve([fine, gpu])
     assert not is_able_to_serve([fine, lost])
+
+
+def test_plans_at_hand_are_held_against_the_tensorrt_that_is_here() -> None:
+    assert judge_tensorrt("11.2.1.2", frozenset()).ok
+    other = judge_tensorrt("11.2.1.2", frozenset({"11.4.0.1"}))
+    assert "11.2.1.2, but the plans in model_repository were built by 11.4.0.1" in other.detail
+    assert "tubelet engine" in other.remedy
+    assert not judge_tensorrt(None, frozenset({"11.4.0.1"})).ok
+
+
+def test_backends_that_lack_are_named() -> None:
+    assert "without onnxruntime, tensorrt" in judge_backends(["onnxruntime", "tensorrt"], is_there=True).detail

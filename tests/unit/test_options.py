@@ -6,10 +6,14 @@ from pathlib import Path
 import pytest
 
 from tubelet.engines import open as opening
+from tubelet.server import card
+from tubelet.server.card import check_card, installed_tensorrt, memory_pools
 from tubelet.server.options import ServeOptions, check_options
-from tubelet.server.triton import find_tritonserver
+from tubelet.server.supervisor import start_timeout_s
+from tubelet.server.triton import Pools, Triton, find_tritonserver
 from tubelet.spec.engine import EngineName, Precision, Running
 from tubelet.spec.errors import ExportMismatchError, MachineError
+from tubelet.spec.plan import Gpu
 from tubelet.spec.repository import RepositoryIndex, ServedModel
 
 OPTIONS = ServeOptions(repository=Path())
@@ -65,3 +69,92 @@ def test_the_wheels_triton_stays_at_home() -> None:
 def test_a_command_must_exist() -> None:
     with pytest.raises(MachineError, match="cannot run 'no-such-command'"):
         check(replace(OPTIONS, command=("no-such-command",)), index())
+
+
+# Target gpu
+
+CONTAINER = Triton(binary=Path("tritonserver"), is_wheel=False)
+H100 = Gpu(name="NVIDIA H100 80GB HBM3", compute_capability="9.0", driver="580.0")
+IN_CONTAINER = {"NV_TENSORRT_VERSION": "11.2.1.2"}
+
+
+def for_card(
+    engine: EngineName = "tensorrt", *, tensorrt: str | None = "11.2.1.2", gpu: str = H100.name
+) -> RepositoryIndex:
+    (model,) = index(engine=engine, precision="fp16").models
+    more = replace(model, device_pool_bytes=300, pinned_pool_bytes=50, tensorrt=tensorrt, gpu=gpu)
+    return RepositoryIndex(schema_version=1, target="gpu", models=(more, replace(more, name="other")))
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The container on a machine with a card: its folder of backends, and one for engines."""
+    for name in ("python", "onnxruntime", "tensorrt"):
+        (tmp_path / "backends" / name).mkdir(parents=True)
+    (tmp_path / "engines").mkdir()
+    monkeypatch.setattr(card, "BACKENDS", tmp_path / "backends")
+    monkeypatch.setattr(card, "ENGINE_FOLDER", str(tmp_path / "engines"))
+    monkeypatch.setattr(card, "GPU_DEVICE", tmp_path / "nvidia0")
+    monkeypatch.setattr(card, "find_gpu", lambda: H100)
+    return tmp_path
+
+
+def test_the_wheels_triton_serves_no_card() -> None:
+    with pytest.raises(
+        MachineError, match=r"the Python backend only; serve it in the container .*tritonserver:26.08-py3"
+    ):
+        check(OPTIONS, for_card())
+
+
+def test_a_card_is_served_where_all_is_there(machine: Path) -> None:
+    check_options(OPTIONS, CONTAINER, for_card())
+    check_card(CONTAINER, for_card(), IN_CONTAINER)
+    check_card(CONTAINER, for_card(tensorrt=None), {"NV_TENSORRT_VERSION": "11.4.0.1"})
+    (machine / "backends" / "tensorrt").rmdir()
+    check_card(CONTAINER, for_card("onnxruntime_cuda"), IN_CONTAINER)
+    with pytest.raises(MachineError, match="this Triton has no backend tensorrt; take nvcr"):
+        check_card(CONTAINER, for_card(), IN_CONTAINER)
+
+
+def test_plans_of_another_machine_are_refused(machine: Path) -> None:
+    with pytest.raises(
+        MachineError, match=r"motion were built by TensorRT 11.2.1.2, but 11.4.0.1 is here.*tubelet engine"
+    ):
+        check_card(CONTAINER, for_card(), {"NV_TENSORRT_VERSION": "11.4.0.1"})
+    with pytest.raises(MachineError, match="built for NVIDIA L4, but NVIDIA H100 80GB HBM3 is here"):
+        check_card(CONTAINER, for_card(gpu="NVIDIA L4"), IN_CONTAINER)
+
+
+def test_a_machine_without_a_card_is_refused(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> Gpu:
+        raise MachineError("missing", "no NVIDIA GPU is here")
+
+    monkeypatch.setattr(card, "find_gpu", none)
+    with pytest.raises(MachineError, match="no NVIDIA GPU is here"):
+        check_card(CONTAINER, for_card(), IN_CONTAINER)
+    card.GPU_DEVICE.touch()
+    check_card(CONTAINER, for_card(), IN_CONTAINER)  # one without a name, where the driver's tools are not
+
+
+def test_engines_that_are_built_need_a_place(machine: Path) -> None:
+    check_card(CONTAINER, for_card("onnxruntime_tensorrt"), IN_CONTAINER)
+    (machine / "engines").rmdir()
+    with pytest.raises(MachineError, match="cannot be written; mount a volume there"):
+        check_card(CONTAINER, for_card("onnxruntime_tensorrt"), IN_CONTAINER)
+    check_card(CONTAINER, for_card(), IN_CONTAINER)
+
+
+def test_the_images_word_for_tensorrt() -> None:
+    assert installed_tensorrt(IN_CONTAINER) == "11.2.1.2"
+    assert installed_tensorrt({"TRT_VERSION": "11.2.1.2+cuda13.4"}) == "11.2.1.2"
+    assert installed_tensorrt({}) is None
+
+
+def test_the_pools_are_those_of_all_models_together() -> None:
+    assert memory_pools(for_card()) == Pools(device_bytes=600, pinned_bytes=100)
+    assert memory_pools(index()) is None
+
+
+def test_a_card_gets_more_time_to_start() -> None:
+    times = [start_timeout_s(each) for each in (index(), for_card(), for_card("onnxruntime_tensorrt"))]
+    assert times == sorted(set(times))

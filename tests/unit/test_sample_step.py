@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tubelet.preprocess.decode import Reading
+from tubelet.preprocess.decoders import PYAV
 from tubelet.spec.errors import DeadlineError, InvalidRequestError, LimitError, TubeletError, UnavailableError
 from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Contract
 from tubelet.spec.tensors import step_tensors
 
 STEPS = "tubelet.server.steps"
-NAMES = ("sample", "units", "chunks", "temporal", "average", "videos", "base")
+NAMES = ("sample", "units", "chunks", "temporal", "average", "report", "answers", "videos", "base")
 MODULES = (*(f"{STEPS}.{name}" for name in NAMES), "tubelet.server.metrics")
 DTYPES = {"UINT8": np.uint8, "INT32": np.int32, "FP32": np.float32, "FP64": np.float64, "BYTES": np.object_}
 OVER = 1e-9
@@ -109,6 +111,42 @@ def test_decoded_frames_keep_to_the_deadline_too(make_step, make_contract):
     frames = {"FRAMES": np.zeros((30, 80, 120, 3), np.uint8), "FPS": np.array([25], np.float32)}
     with pytest.raises(DeadlineError):
         run(make_step(make_contract()), frames, {"deadline_ms": 0.0001})
+
+
+class Card:
+    """Decodes as the processor does, and says what a card would."""
+
+    def __init__(self, decoder: str, refusal: str) -> None:
+        self.decoder, self.refusal = decoder, refusal
+        self.open = PYAV.open
+
+    def read_frames(self, *args: Any, **kwargs: Any) -> Reading:
+        return replace(PYAV.read_frames(*args, **kwargs), decoder=self.decoder, refusal=self.refusal)
+
+
+@pytest.mark.parametrize(("decoder", "refusal"), [("nvdec", ""), ("pyav", "codec"), ("pyav", "")])
+@pytest.mark.parametrize("name", ["sample", "chunks"])
+def test_who_decoded_is_counted(name, decoder, refusal, chunks, make_step, make_video):
+    step = chunks[0] if name == "chunks" else make_step(chunks[0].contract)
+    step.decoder = Card(decoder, refusal)
+    run(step, of_video(make_video(30)))
+    counted = {call.args[0]: call.args[1] for call in step.metrics.add.call_args_list}
+    assert counted["tubelet_videos_total"] == 1
+    assert counted.get("tubelet_gpu_decoded_videos_total", 0) == (decoder == "nvdec")
+    assert [call.args for call in step.metrics.count_fallback.call_args_list] == [(refusal,)] * bool(refusal)
+
+
+@pytest.mark.parametrize("name", ["sample", "chunks"])
+def test_the_decoder_is_the_repositorys(name, make_step, make_contract, monkeypatch):
+    step = make_step(make_contract(), name)
+    step.parameters = {"largest_batch": "4"}
+    step.open()
+    assert step.decoder is PYAV
+    card = Card("nvdec", "")
+    monkeypatch.setattr("tubelet.preprocess.decoders.open_nvdec", lambda: card)
+    step.parameters = {"largest_batch": "4", "decoder": "nvdec"}
+    step.open()
+    assert step.decoder is card
 
 
 @pytest.mark.parametrize(
@@ -226,10 +264,12 @@ class EncoderOfMeans:
         def __init__(self, name: str, array: NDArray[Any]) -> None:
             self.name, self.as_numpy = (lambda: name), (lambda: array)
 
-    def request(self, *, model_name: str, requested_output_names: list[str], inputs: list[Any]) -> Any:
+    def request(
+        self, *, model_name: str, requested_output_names: list[str], inputs: list[Any], preferred_memory: Any
+    ) -> Any:
         assert model_name == "clips_vtn_encoder"
-        units, deadlines = (tensor.as_numpy() for tensor in inputs)
-        assert deadlines.shape == (len(units), 1)
+        units, *deadlines = (tensor.as_numpy() for tensor in inputs)
+        assert [array.shape for array in deadlines] == [(len(units), 1)] * ("ENCODED_AT" in requested_output_names)
         self.sizes.append(len(units))
         features = np.repeat(units.mean(axis=(1, 2, 3, 4), dtype=np.float32)[:, None], 8, axis=1)
         found = {"FEATURES": features, "ENCODED_AT": np.tile([1.0, 1.25], (len(units), 1))}

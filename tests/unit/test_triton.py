@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tubelet.server.triton import Ports, Triton, find_tritonserver, server_arguments
+from tubelet.server.triton import Pools, Ports, Triton, find_tritonserver, server_arguments
 from tubelet.spec.errors import MachineError
 
 
@@ -78,3 +78,39 @@ def test_administration_is_locked_and_nothing_faces_a_network(tmp_path: Path) ->
         "--metrics-address=127.0.0.1",
     }
     assert not any("cache" in argument for argument in arguments)
+
+
+@pytest.mark.parametrize("is_wheel", [True, False])
+def test_who_calls_triton_directly_connects_anew_now_and_then(is_wheel: bool, tmp_path: Path) -> None:
+    arguments = server_arguments(
+        Triton(binary=Path("tritonserver"), is_wheel=is_wheel),
+        repository=tmp_path,
+        backends=None,
+        models=[],
+        address="127.0.0.1",
+        ports=Ports(1, 2, 3),
+        admin_key="secret",
+        shm_prefix="tubelet_7_",
+        shm_bytes=4096,
+    )
+    assert ("--grpc-max-connection-age=60000" in arguments) is not is_wheel
+
+
+def test_a_card_gets_its_pools(tmp_path: Path) -> None:
+    def arguments(pools: Pools | None) -> list[str]:
+        return server_arguments(
+            Triton(binary=Path("tritonserver"), is_wheel=False),
+            repository=tmp_path,
+            backends=None,
+            models=["motion"],
+            address="0.0.0.0",
+            ports=Ports(1, 2, 3),
+            admin_key="secret",
+            shm_prefix="tubelet_7_",
+            shm_bytes=4096,
+            pools=pools,
+        )
+
+    without, given = arguments(None), arguments(Pools(device_bytes=10, pinned_bytes=20))
+    assert set(given) - set(without) == {"--cuda-memory-pool-byte-size=0:10", "--pinned-memory-pool-byte-size=20"}
+    assert not any("-pool-" in argument for argument in without)

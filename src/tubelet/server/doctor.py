@@ -20,21 +20,27 @@ from typing import Any
 
 from tubelet.engines.onnxruntime import load_onnxruntime
 from tubelet.engines.openvino import load_openvino
+from tubelet.server.card import IMAGE, absent_backends, installed_tensorrt
 from tubelet.server.shm import MIN_FREE_BYTES, SHM
-from tubelet.spec.errors import MachineError
+from tubelet.server.triton import BACKENDS
+from tubelet.spec.errors import MachineError, TubeletError
+from tubelet.spec.repository import RepositoryIndex
 from tubelet.spec.strict import encode
 
 __all__ = [
     "Finding",
     "examine",
     "is_able_to_serve",
+    "judge_backends",
     "judge_cpu",
     "judge_numpy",
     "judge_port",
     "judge_python",
     "judge_shared_memory",
+    "judge_tensorrt",
 ]
 
+DEFAULT_REPOSITORY = Path("model_repository")
 DEFAULT_PORTS = {"HTTP": 8000, "gRPC": 8001, "metrics": 8002}
 SUPPORTED_PYTHONS = ((3, 11), (3, 12))
 _MIB = 1024 * 1024
@@ -69,7 +75,8 @@ def examine() -> tuple[Finding, ...]:
         judge_shared_memory(_free_bytes(SHM)),
         judge_cpu(_cpu_flags(), os.sched_getaffinity(0)),
         _find_gpu(),
-        _find_tensorrt(),
+        judge_backends(absent_backends(set(_GPU_BACKENDS)), is_there=BACKENDS.is_dir()),
+        judge_tensorrt(installed_tensorrt() or _version("tensorrt"), _needed_tensorrt(DEFAULT_REPOSITORY)),
         *(judge_port(name, port, is_free=_is_free(port)) for name, port in DEFAULT_PORTS.items()),
     )
 
@@ -133,6 +140,31 @@ def judge_cpu(flags: frozenset[str], cores: set[int]) -> Finding:
     )
 
 
+def judge_backends(absent: Sequence[str], *, is_there: bool) -> Finding:
+    """Judges what NVIDIA's Triton has beside the Python backend; ``is_there``: the folder of its backends."""
+    ok = is_there and not absent
+    found = f"{BACKENDS} without {', '.join(absent)}" if is_there else "none; target cpu serves without them"
+    return Finding(
+        name="Triton's GPU backends",
+        ok=ok,
+        is_needed=False,
+        detail=", ".join(_GPU_BACKENDS) if ok else found,
+        remedy="" if ok else f"for target gpu: the image {IMAGE}, or ours on it (docker build --target gpu)",
+    )
+
+
+def judge_tensorrt(found: str | None, needed: frozenset[str]) -> Finding:
+    """Judges the version of TensorRT; None: there is none. ``needed``: those that plans at hand were built by."""
+    fits = found is not None and needed <= {found}
+    detail = found or "not installed; target cpu serves without it"
+    if found is not None and not fits:
+        detail = f"{found}, but the plans in {DEFAULT_REPOSITORY} were built by {', '.join(sorted(needed))}"
+    remedy = "for target gpu: use the image of NVIDIA's Triton, which has it"
+    if found is not None:
+        remedy = "build the plans here: tubelet engine, then tubelet repository"
+    return Finding(name="TensorRT", ok=fits, is_needed=False, detail=detail, remedy="" if fits else remedy)
+
+
 def judge_port(name: str, port: int, *, is_free: bool) -> Finding:
     """Judges a default port; another one, or any free one (0), can always be chosen."""
     return Finding(
@@ -149,6 +181,7 @@ _SERVING_PACKAGES: dict[str, Callable[[], object]] = {
     "openvino": load_openvino,
     "onnxruntime": load_onnxruntime,
 }
+_GPU_BACKENDS = ("python", "onnxruntime", "tensorrt")
 _BUILDING_PACKAGES = {"torch": "export", "onnx": "export", "nncf": "quantise"}
 
 
@@ -213,15 +246,12 @@ def _find_gpu() -> Finding:
     )
 
 
-def _find_tensorrt() -> Finding:
-    found = _version("tensorrt")
-    return Finding(
-        name="TensorRT",
-        ok=found is not None,
-        is_needed=False,
-        detail=found or "not installed; target cpu serves without it",
-        remedy="" if found else "for target gpu: use the image of NVIDIA's Triton, which has it",
-    )
+def _needed_tensorrt(repository: Path) -> frozenset[str]:
+    try:
+        models = RepositoryIndex.load(repository).models
+    except TubeletError:
+        return frozenset()
+    return frozenset(model.tensorrt for model in models if model.tensorrt is not None)
 
 
 def _version(package: str) -> str | None:

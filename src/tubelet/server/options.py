@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tubelet.engines.open import check_machine
+from tubelet.server.card import check_card
 from tubelet.server.triton import Ports, Triton
 from tubelet.spec.errors import ExportMismatchError, MachineError
 from tubelet.spec.repository import RepositoryIndex
@@ -41,14 +42,17 @@ def check_options(options: ServeOptions, triton: Triton, index: RepositoryIndex)
     """Refuses, before anything is started, what cannot or must not be served.
 
     Raises:
-        MachineError: ``start_failed``: the address must not be listened on; ``missing``: the command, or an engine or
-            a precision that this machine does not have.
+        MachineError: ``start_failed``: the address must not be listened on; ``missing``: the command, an engine or a
+            precision that this machine does not have, or, of target ``gpu``, what `tubelet.server.card` looks for.
         ExportMismatchError: ``unverified``: a model is not known to compute what its checkpoint computes.
     """
     _check_address(options, triton)
     _check_command(options.command)
     if not options.allow_unverified:
         _check_verified(index)
+    if index.target == "gpu":
+        check_card(triton, index)
+        return
     for running in {model.running for model in index.models}:
         check_machine(running.engine, running.precision)
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tubelet.server import shm
+from tubelet.server.card import memory_pools
 from tubelet.server.health import Patient, Probe
 from tubelet.server.options import ServeOptions, check_options, choose_ports
 from tubelet.server.process import TritonProcess, open_pidfd
@@ -36,7 +37,9 @@ __all__ = ["ServeOptions", "serve"]
 CANARY_INTERVAL_S, MAX_CANARY_INTERVAL_S = 5.0, 60.0
 CANARY_SHARE = 0.05
 """Part of the time that goes into asking, at most."""
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S, GPU_START_TIMEOUT_S, BUILD_TIMEOUT_S = 120.0, 300.0, 1800.0
+"""Until every model answers: on processors; where plans are read into a card and each profile is tried; where ONNX
+Runtime has TensorRT build its engines first."""
 STOP_GRACE_S = 35.0
 MAX_FAILED_STARTS = 5
 """Starts in a row that do not get ready: it will not get better by itself."""
@@ -136,6 +139,7 @@ class Supervisor:
             MachineError: ``start_failed``, with the end of the server's log.
         """
         started = time.monotonic()
+        patience_s = start_timeout_s(self._index)
         arguments = server_arguments(
             self._triton,
             repository=self._repository,
@@ -146,6 +150,7 @@ class Supervisor:
             admin_key=self._admin_key,
             shm_prefix=self._prefix,
             shm_bytes=max(model.shm_bytes for model in self._index.models),
+            pools=memory_pools(self._index),
         )
         self._process = TritonProcess(arguments, self._triton.environment(os.environ))
         self._watch_process(self._process.pid, "tritonserver")
@@ -154,12 +159,12 @@ class Supervisor:
             if "wakeup" in happened and self._read_wakeup():
                 self._stop()
                 return False
-            if self._process.has_ended or time.monotonic() - started > START_TIMEOUT_S:
+            if self._process.has_ended or time.monotonic() - started > patience_s:
                 raise MachineError("start_failed", f"tritonserver did not start; it said:\n{self._process.last_words}")
         for pid in self._process.stub_pids():
             self._watch_process(pid, "a Python backend")
         for model in self._index.models:
-            if not self._first_answer(model, by=started + START_TIMEOUT_S):
+            if not self._first_answer(model, by=started + patience_s):
                 return False
         self._serving = self._process
         self._announce_ready(time.monotonic() - started)
@@ -309,6 +314,14 @@ class Supervisor:
             print(line, file=stream, flush=True)
         except OSError:  # nobody reads any more; that is no reason to stop serving
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def start_timeout_s(index: RepositoryIndex) -> float:
+    """How long a server of this repository may take until every model answers."""
+    if index.target == "cpu":
+        return START_TIMEOUT_S
+    engines = {model.running.engine for model in index.models}
+    return BUILD_TIMEOUT_S if "onnxruntime_tensorrt" in engines else GPU_START_TIMEOUT_S
 
 
 def _exit_now(number: int, _: object) -> None:

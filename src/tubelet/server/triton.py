@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
@@ -13,12 +12,20 @@ from pathlib import Path
 
 from tubelet.spec.errors import MachineError
 
-__all__ = ["Ports", "Triton", "find_tritonserver", "server_arguments"]
+__all__ = ["BACKENDS", "Pools", "Ports", "Triton", "find_tritonserver", "server_arguments"]
 
 CONTAINER_BINARY = Path("/opt/tritonserver/bin/tritonserver")
 
 ADMIN_GROUPS = "model-repository,shared-memory,trace,logging"
 """Parts of Triton's protocol that only the supervisor may use: each has crashed or opened servers."""
+
+MAX_CONNECTION_AGE_S = 60
+"""Then a gRPC caller connects anew, without losing an answer: to a server that is new, or away from one that is going.
+Of a Triton that callers reach directly; the wheel's has a proxy before it."""
+
+
+BACKENDS = Path("/opt/tritonserver/backends")
+"""Where a Triton that is not the wheel's looks for its backends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,16 @@ class Ports:
     http: int
     grpc: int
     metrics: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """Memory that Triton sets aside for the tensors between steps."""
+
+    device_bytes: int
+    """On the card."""
+    pinned_bytes: int
+    """On the host, where the card reads by itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,13 +59,16 @@ class Triton:
     """Files that make up the folder of the Python backend; none where the server has its own."""
 
     def assemble_backends(self, folder: Path) -> Path | None:
-        """Puts the Python backend together in ``folder``: library, stub of this Python, utilities."""
+        """Puts the Python backend together in ``folder``: library, stub of this Python, utilities.
+
+        As links, so that nothing has to be executable there: containers mount ``/tmp`` without that right.
+        """
         if not self.backend_parts:
             return None
         python = folder / "backends" / "python"
         python.mkdir(parents=True)
         for part in self.backend_parts:
-            shutil.copy(part, python / part.name)
+            (python / part.name).symlink_to(part)
         return python.parent
 
     def environment(self, base: Mapping[str, str]) -> dict[str, str]:
@@ -89,10 +109,12 @@ def server_arguments(
     admin_key: str,
     shm_prefix: str,
     shm_bytes: int,
+    pools: Pools | None = None,
 ) -> list[str]:
     """The command line of tritonserver; what it leaves out is left out on purpose.
 
     No response cache (it does not see request parameters), no polling, no automatic completion of configurations.
+    ``pools`` are a GPU's: with Triton's own 64 MiB the tensors would silently lie on the host.
     """
     restricted = f"{ADMIN_GROUPS}:tubelet-key={admin_key}"
     arguments = [
@@ -113,12 +135,18 @@ def server_arguments(
         f"--grpc-restricted-protocol={restricted}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         f"--backend-config=python,shm-default-byte-size={shm_bytes}",
+        "--metrics-config=summary_latencies=true",  # quantiles for monitoring: without it there are only sums
         "--log-info=false",
     ]
     if backends is not None:
         arguments.append(f"--backend-directory={backends}")
+    if pools is not None:
+        arguments.append(f"--cuda-memory-pool-byte-size=0:{pools.device_bytes}")
+        arguments.append(f"--pinned-memory-pool-byte-size={pools.pinned_bytes}")
     if triton.is_wheel:
         arguments.append("--allow-gpu-metrics=false")
+    else:
+        arguments.append(f"--grpc-max-connection-age={MAX_CONNECTION_AGE_S * 1000}")
     return arguments
 
 

@@ -64,15 +64,23 @@ class Protocol:
         """Whether it is one clip over the whole video, of a length of its own."""
         return self.name.startswith("full")
 
+    @property
+    def wildcard(self) -> str | None:
+        """What stands for it in a model's list of protocols: `ANY_CLIPS`, `ANY_FULL`, or nothing but its own name."""
+        if self.num_frames is not None:
+            return ANY_FULL
+        return None if self.is_full or self.name == "tsn" else ANY_CLIPS
+
 
 def is_allowed(name: str, protocols: Iterable[str]) -> bool:
     """Whether a model with these ``protocols``, among them `ANY_CLIPS` and `ANY_FULL`, has the one called ``name``."""
     allowed = frozenset(protocols)
     if name in allowed:
         return True
-    return (ANY_CLIPS in allowed and bool(_CLIPS_BY_CROPS.fullmatch(name))) or (
-        ANY_FULL in allowed and bool(_FULL.fullmatch(name)) and int(name.removeprefix("full")) <= MOST_CLIP_FRAMES
-    )
+    try:
+        return Protocol.parse(name).wildcard in allowed
+    except ValueError:
+        return False
 
 
 def listed(protocols: Iterable[str]) -> str:

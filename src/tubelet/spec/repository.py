@@ -11,9 +11,15 @@ from tubelet.spec.engine import Running, Target
 from tubelet.spec.errors import ContractError
 from tubelet.spec.strict import decode, encode
 
-__all__ = ["REPOSITORY_FILE", "RepositoryIndex", "ServedModel"]
+__all__ = ["ENGINE_FOLDER", "REPOSITORY_FILE", "Decoder", "RepositoryIndex", "ServedModel"]
 
 REPOSITORY_FILE = "repository.json"
+
+ENGINE_FOLDER = "/var/cache/tubelet/engines"
+"""Where ONNX Runtime keeps the engines that TensorRT builds for it: minutes of work, and code, so no folder of all."""
+
+Decoder = Literal["pyav", "nvdec"]
+"""Who decodes videos: the processor, or the card's own decoder for what that can."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +42,14 @@ class ServedModel:
     """Of its encoder; of every member's where models answer together."""
     verified: bool
     """Whether the bundle, or every member's, passed `tubelet verify` for that engine and precision."""
+    device_pool_bytes: int = 0
+    """The card's memory for tensors between the steps; 0 on processors, and where the members have their own."""
+    pinned_pool_bytes: int = 0
+    """As `device_pool_bytes`, the host's memory from which the card reads by itself."""
+    tensorrt: str | None = None
+    """The version that built its plans, where no other runs them; None: it has no plans, or they run on more."""
+    gpu: str | None = None
+    """As `tensorrt`, the name of the card."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""The steps of a served model on target ``cpu``: Triton Python backends, one a module.
+"""The steps of a served model that are Triton Python backends, one a module: on target ``gpu`` those at both ends only.
 
 A repository's ``<model>_<step>/1/model.py`` is one import of the step's ``TritonPythonModel``.
 """

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tubelet.averaging import average_views, probabilities, product, view_rows
-from tubelet.server.steps.base import Arrays, Call, SingleStep, best_labels, check_deadline, text_tensor
+from tubelet.server.steps.answers import AnswerStep
+from tubelet.server.steps.base import Arrays, Call, check_deadline
 
 __all__ = ["TritonPythonModel"]
 
 
-class TritonPythonModel(SingleStep):
+class TritonPythonModel(AnswerStep):
     """VIEW_LOGITS ``[V, C]`` -> LOGITS ``[C]``, PROBABILITIES ``[C]``, VIEW_LOGITS, REPORT.
 
     Of a joint model UNIT_LOGITS ``[U * R, C]``, CLIP_UNITS and CROPS come instead. Where heads have a product, so has
@@ -22,16 +24,6 @@ class TritonPythonModel(SingleStep):
     """
 
     name = "average"
-    labels: list[str]
-    product_labels: list[str]
-
-    def open(self) -> None:
-        self.labels = self._read_labels("labels.txt")
-        if self.contract.product is not None:
-            self.product_labels = self._read_labels("labels.product.txt")
-
-    def _read_labels(self, name: str) -> list[str]:
-        return (self.folder / name).read_text(encoding="utf-8").splitlines()
 
     def run(self, call: Call) -> Arrays:
         inputs = call.inputs
@@ -42,7 +34,7 @@ class TritonPythonModel(SingleStep):
         answer = {"LOGITS": logits, "PROBABILITIES": probabilities(logits, heads), "VIEW_LOGITS": view_logits}
         if self.contract.product is not None:
             answer["PRODUCT"] = product(answer["PROBABILITIES"], heads)
-        return answer | {"REPORT": text_tensor(self._report(inputs, answer)), "AFTER": inputs["DEADLINE"]}
+        return answer | {"REPORT": self.report(_facts(inputs), answer), "AFTER": inputs["DEADLINE"]}
 
     def _view_logits(self, inputs: Arrays) -> NDArray[np.float32]:
         """``[V, C]``: as they come, or put together from the distinct units of a joint model."""
@@ -55,19 +47,17 @@ class TritonPythonModel(SingleStep):
         view_logits: NDArray[np.float32] = inputs["UNIT_LOGITS"][view_rows(clip_units, num_crops)[:, 0]]
         return view_logits
 
-    def _report(self, inputs: Arrays, answer: Arrays) -> str:
-        report = json.loads(inputs["SAMPLE_REPORT"][0])
-        encoder_started, encoder_ended = inputs["ENCODED_AT"][0]
-        started, sampled, ended = report.pop("started"), report.pop("ended"), time.monotonic()
-        in_a_row = {
-            "units": (encoder_started - sampled) * 1000,
-            "encoder": (encoder_ended - encoder_started) * 1000,
-        }
-        last = {"average": (ended - encoder_ended) * 1000, "total": (ended - started) * 1000}
-        # Where frames are encoded as they come, the first step has said how long the two after it worked.
-        said = report["milliseconds"]
-        report["milliseconds"] = said | in_a_row | said | last
-        report["top"] = best_labels(answer["PROBABILITIES"], self.labels)
-        if "PRODUCT" in answer:
-            report[f"top_{self.contract.product}"] = best_labels(answer["PRODUCT"], self.product_labels)
-        return json.dumps(report, ensure_ascii=False)
+
+def _facts(inputs: Arrays) -> dict[str, Any]:
+    """What the report says beside labels."""
+    report: dict[str, Any] = json.loads(inputs["SAMPLE_REPORT"][0])
+    encoder_started, encoder_ended = inputs["ENCODED_AT"][0]
+    started, sampled, ended = report.pop("started"), report.pop("ended"), time.monotonic()
+    in_a_row = {
+        "units": (encoder_started - sampled) * 1000,
+        "encoder": (encoder_ended - encoder_started) * 1000,
+    }
+    last = {"average": (ended - encoder_ended) * 1000, "total": (ended - started) * 1000}
+    # Where frames are encoded as they come, the first step has said how long the two after it worked.
+    said = report["milliseconds"]
+    return report | {"milliseconds": said | in_a_row | said | last}

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tubelet.engines.base import Engine, EngineSettings
 from tubelet.engines.open import open_graph
 from tubelet.server.metrics import StepMetrics
-from tubelet.spec.engine import Running
+from tubelet.spec.engine import Running, Target
 from tubelet.spec.ensemble import EnsembleContract
 from tubelet.spec.errors import (
     ContractError,
@@ -61,6 +61,8 @@ class Step(ABC):
     contract_type: ClassVar[type[Contract | EnsembleContract]] = Contract
     contract: Contract
     limits: Limits
+    target: Target = "cpu"
+    """Where the steps between the decoder and the answer run; it decides which tensors pass between them."""
     parameters: Mapping[str, str]
     """What `tubelet repository` wrote for this step."""
     metrics: StepMetrics
@@ -81,6 +83,7 @@ class Step(ABC):
             raise ContractError("contract_mismatch", "the repository was edited; run tubelet repository again")
         self.limits = decode(Limits, json.loads(values["limits"]), where="limits")
         self.parameters = values
+        self.target = "gpu" if values.get("target") == "gpu" else "cpu"
         self.folder = Path(args["model_repository"]) / args["model_version"]
         self.metrics = StepMetrics(self.contract.name, step=self.name)
         self.open()
@@ -164,7 +167,8 @@ class SingleStep(Step):
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Triton's entry, see `Step.execute`."""
-        return [self.answer(partial(self._run, request)) for request in requests]
+        with self.metrics.running(len(requests)):
+            return [self.answer(partial(self._run, request)) for request in requests]
 
     @abstractmethod
     def run(self, call: Call) -> Arrays:

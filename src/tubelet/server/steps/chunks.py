@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 
@@ -10,11 +11,14 @@ import numpy as np
 import triton_python_backend_utils as triton
 from numpy.typing import NDArray
 
+from tubelet.preprocess.decoders import PYAV, FrameDecoder, open_decoder
 from tubelet.preprocess.streaming import encode_video
 from tubelet.server.steps.base import Arrays, Call, SingleStep, check_caller, check_deadline
 from tubelet.server.steps.videos import count_video, features_report_tensor, report_tensor, view_tensors
 from tubelet.spec.errors import InvalidRequestError, LimitError, TubeletError, UnavailableError, error_from_text
+from tubelet.spec.plan import Profile
 from tubelet.spec.request import Request, read_deadline_s
+from tubelet.spec.strict import decode
 from tubelet.spec.tensors import step_tensors
 
 __all__ = ["TritonPythonModel"]
@@ -28,11 +32,17 @@ class TritonPythonModel(SingleStep):
     """
 
     name = "chunks"
+    decoder: FrameDecoder = PYAV
     largest_batch: int
+    temporal_profiles: tuple[Profile, ...] = ()
+    """Shapes that the step `temporal` takes; none: any."""
 
     def open(self) -> None:
         cv2.setNumThreads(1)  # as in the step `sample`
+        self.decoder = open_decoder(self.parameters.get("decoder", "pyav"))
         self.largest_batch = int(self.parameters["largest_batch"])
+        profiles = json.loads(self.parameters.get("temporal_profiles", "[]"))
+        self.temporal_profiles = tuple(decode(Profile, data, where="temporal_profiles") for data in profiles)
 
     def run(self, call: Call) -> Arrays:
         started = time.monotonic()
@@ -42,13 +52,13 @@ class TritonPythonModel(SingleStep):
             tensors = self._take(call, started)
         else:
             raise InvalidRequestError("bad_input", "expected the input VIDEO, or FEATURES that were computed before")
-        _, outputs = step_tensors(self.contract)["chunks"]
+        _, outputs = step_tensors(self.contract, self.target)["chunks"]
         return {spec.name: tensors[spec.name] for spec in outputs if spec.name in tensors}
 
     def _encode(self, call: Call, started: float) -> Arrays:
         request = Request.from_parameters(call.parameters, self.contract, self.limits)
         deadline = started + request.deadline_s
-        encoder = _Encoder(f"{self.contract.name}_encoder", call, deadline)
+        encoder = _Encoder(f"{self.contract.name}_encoder", call, deadline, is_timed=self.target == "cpu")
         found = encode_video(
             call.inputs["VIDEO"][0],
             request,
@@ -57,9 +67,14 @@ class TritonPythonModel(SingleStep):
             largest_batch=self.largest_batch,
             encode=encoder,
             deadline=deadline,
+            decoder=self.decoder,
         )
         count_video(self.metrics, found.prepared)
-        milliseconds = {"units": (found.encode_s - encoder.busy_s) * 1000, "encoder": encoder.busy_s * 1000}
+        if self.target == "gpu":
+            milliseconds = {"gpu": found.encode_s * 1000}
+            self.metrics.add("tubelet_units_encoded_total", found.num_encoded)
+        else:
+            milliseconds = {"units": (found.encode_s - encoder.busy_s) * 1000, "encoder": encoder.busy_s * 1000}
         report = report_tensor(
             found.prepared, request, started=started, num_encoded=found.num_encoded, milliseconds=milliseconds
         )
@@ -89,7 +104,12 @@ class TritonPythonModel(SingleStep):
             "CLIP_POSITIONS": call.inputs.get("POSITIONS", clips),
             "CROPS": np.zeros((1, 2), np.int32),
             "DEADLINE": np.array([deadline]),
-            "SAMPLE_REPORT": features_report_tensor(num_views=num_views, clip_units=n, started=started),
+            "SAMPLE_REPORT": features_report_tensor(
+                num_views=num_views,
+                clip_units=n,
+                started=started,
+                milliseconds={"units": 0.0, "encoder": 0.0} if self.target == "cpu" else {},
+            ),
             "ENCODED_AT": _just_encoded(),
         }
 
@@ -104,6 +124,7 @@ class TritonPythonModel(SingleStep):
                 f"FEATURES of {num_views} views of {n} units came; a view has at most {self.most_units_per_clip}, "
                 f"all views together at most {most_units}",
             )
+        self._check_fit(num_views, n)
         if not n or not np.isfinite(features).all():
             raise InvalidRequestError("bad_input", "FEATURES must be finite, with one unit or more in each view")
         if not self.contract.geometry.positions:
@@ -111,6 +132,22 @@ class TritonPythonModel(SingleStep):
         if positions is None or positions.shape != features.shape[:2] or positions.min() < 0:
             raise InvalidRequestError(
                 "bad_input", f"POSITIONS must give a number from 0 for each of [{num_views}, {n}] features"
+            )
+
+    def _check_fit(self, num_views: int, n: int) -> None:
+        """The plan of the next step refuses shapes that it was not built for, in words that help no caller."""
+        shapes = {
+            "FEATURES": (num_views * n, self.contract.geometry.feature_dim or 0),
+            "CLIP_UNITS": (num_views, n),
+            "CLIP_POSITIONS": (num_views, n),
+            "CROPS": (1, 2),
+        }
+        fits = [profile.holds({name: shapes[name] for name in profile.inputs}) for profile in self.temporal_profiles]
+        if fits and not any(fits):
+            most = ", ".join("x".join(map(str, p.inputs["CLIP_UNITS"].most)) for p in self.temporal_profiles)
+            raise LimitError(
+                "too_many_views",
+                f"FEATURES of {num_views} views of {n} units came; the model was built for views x units up to {most}",
             )
 
 
@@ -121,24 +158,31 @@ class _Encoder:
     model: str
     call: Call
     deadline: float
+    is_timed: bool
+    """Whether the encoder is a step of ours, which takes deadlines and says when it worked."""
     busy_s: float = 0.0
-    """Time in which the encoder worked on these units; the rest of the calls is way and waiting."""
+    """Time in which the encoder worked on these units, as it says; the rest of the calls is way and waiting."""
 
     def __call__(self, units: NDArray[np.uint8]) -> NDArray[np.float32]:
-        # The encoder looks at the deadline too; of this caller it knows nothing.
+        # A step of ours looks at the deadline too; of this caller it knows nothing.
         check_caller(self.call.is_cancelled)
         check_deadline(self.deadline)
-        given = {"UNITS": units, "UNIT_DEADLINES": np.full((len(units), 1), self.deadline)}
+        given = {"UNITS": units}
+        if self.is_timed:
+            given["UNIT_DEADLINES"] = np.full((len(units), 1), self.deadline)
         response = triton.InferenceRequest(
             model_name=self.model,
-            requested_output_names=["FEATURES", "ENCODED_AT"],
+            requested_output_names=["FEATURES", "ENCODED_AT"] if self.is_timed else ["FEATURES"],
             inputs=[triton.Tensor(name, array) for name, array in given.items()],
+            # An encoder on the card would leave its features there, and NumPy cannot look at them.
+            preferred_memory=triton.PreferredMemory(triton.TRITONSERVER_MEMORY_CPU),
         ).exec()
         if response.has_error():
             raise self._error(response.error().message())
         found = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
-        began, ended = found["ENCODED_AT"][0]
-        self.busy_s += float(ended - began)
+        if self.is_timed:
+            began, ended = found["ENCODED_AT"][0]
+            self.busy_s += float(ended - began)
         return np.array(found["FEATURES"])  # the tensor's own memory is lent
 
     def _error(self, text: str) -> TubeletError:

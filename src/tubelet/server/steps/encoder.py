@@ -78,12 +78,13 @@ class TritonPythonModel(Step):
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Triton's entry: ``requests`` are those that the dynamic batcher put together."""
-        jobs = [self._job(read_inputs(request)) for request in requests]
-        num_units = sum(len(job.units) for job in jobs)
-        room = chunk_size(num_units, largest_batch=self.largest_batch, num_streams=self.num_streams)
-        num_workers = min(self.num_streams, math.ceil(num_units / room))
-        list(self._pool.map(lambda _: self._work(jobs, room), range(num_workers)))
-        return [self.answer(partial(job.outputs, self.output)) for job in jobs]
+        with self.metrics.running(len(requests)):
+            jobs = [self._job(read_inputs(request)) for request in requests]
+            num_units = sum(len(job.units) for job in jobs)
+            room = chunk_size(num_units, largest_batch=self.largest_batch, num_streams=self.num_streams)
+            num_workers = min(self.num_streams, math.ceil(num_units / room))
+            list(self._pool.map(lambda _: self._work(jobs, room), range(num_workers)))
+            return [self.answer(partial(job.outputs, self.output)) for job in jobs]
 
     def _job(self, inputs: Arrays) -> _Job:
         units = inputs["UNITS"]
