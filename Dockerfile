@@ -78,12 +78,14 @@ RUN --mount=type=bind,from=wheels,source=/wheels/dependencies,target=/wheels \
 RUN --mount=type=bind,from=wheels,source=/wheels/code,target=/wheels \
     python3 -m pip --python /opt/tubelet/bin/python3 install --no-cache-dir --compile --no-deps /wheels/*.whl \
     && python3 -m pip --python /opt/tubelet/bin/python3 check
+# Where ONNX Runtime keeps the engines that it builds when it loads (`--engine onnxruntime_tensorrt`): mount a volume here.
+RUN install --directory --owner=1000 --group=1000 /var/cache/tubelet/engines
 # No models: plans belong to one kind of card. Mount a repository of `tubelet repository --target gpu` at
 # /home/tubelet/model_repository.
 USER 1000:1000
 EXPOSE 8000 8001 8002
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=20s --start-period=150s --retries=3 \
+HEALTHCHECK --interval=30s --timeout=20s --start-period=330s --retries=3 \
     CMD ["python3", "-m", "tubelet.server.health", "--http-port", "8000"]
 ENTRYPOINT ["tubelet", "serve"]
 

@@ -12,10 +12,16 @@ import yaml  # type: ignore[import-untyped]
 
 from manifests import OVERLAYS, ROOT, SOURCES, TARGETS, Object, named, option, pod, quantity, render, server
 from tubelet.server.shm import MIN_FREE_BYTES
-from tubelet.server.supervisor import MAX_PAUSE_S, PROCESSES_PER_MODEL, START_TIMEOUT_S, STOP_GRACE_S
+from tubelet.server.supervisor import (
+    GPU_START_TIMEOUT_S,
+    MAX_PAUSE_S,
+    PROCESSES_PER_MODEL,
+    START_TIMEOUT_S,
+    STOP_GRACE_S,
+)
 from tubelet.server.triton import MAX_CONNECTION_AGE_S
 from tubelet.spec.limits import Limits
-from tubelet.spec.repository import RepositoryIndex
+from tubelet.spec.repository import ENGINE_FOLDER, RepositoryIndex
 
 OLDEST, NEWEST = "1.30", "1.37"
 """Versions of Kubernetes whose schemas the objects are held against."""
@@ -125,7 +131,7 @@ def test_the_proxy_is_the_one_of_compose(containers: list[Object]) -> None:
 
 
 def test_mounts_have_volumes_and_the_models_are_not_written_by_the_server(
-    objects: list[Object], containers: list[Object]
+    objects: list[Object], containers: list[Object], target: str
 ) -> None:
     names = {volume["name"] for volume in pod(objects)["volumes"]}
     mounted = {mount["name"] for container in containers for mount in container["volumeMounts"]}
@@ -133,7 +139,8 @@ def test_mounts_have_volumes_and_the_models_are_not_written_by_the_server(
     mounts = {mount["mountPath"]: mount for mount in server(objects)["volumeMounts"]}
     assert option(server(objects)["args"], "--repository") in mounts
     assert mounts["/models"]["readOnly"] is True
-    assert {path for path, mount in mounts.items() if not mount.get("readOnly")} == {"/dev/shm", "/tmp"}
+    written = {"/dev/shm", "/tmp"} | ({ENGINE_FOLDER} if target == "gpu" else set())
+    assert {path for path, mount in mounts.items() if not mount.get("readOnly")} == written
 
 
 def test_models_come_from_where_the_overlay_says(objects: list[Object], source: str) -> None:
@@ -228,13 +235,15 @@ def test_probes_wait_longer_than_what_they_ask(objects: list[Object]) -> None:
 def test_probes_are_the_same_everywhere(objects: list[Object]) -> None:
     """So that those which are run against a live server (tests/integration/test_probes.py) stand for all."""
     for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
-        assert server(objects)[kind] == server(render(OVERLAYS / "cpu"))[kind]
+        one, other = (dict(server(each)[kind], failureThreshold=0) for each in (objects, render(OVERLAYS / "cpu")))
+        assert one == other
 
 
-def test_probes_leave_the_supervisor_its_time(objects: list[Object]) -> None:
+def test_probes_leave_the_supervisor_its_time(objects: list[Object], target: str) -> None:
     container, deployment = server(objects), named(objects, "Deployment")["spec"]
-    assert patience_s(container["startupProbe"]) > START_TIMEOUT_S
-    assert patience_s(container["livenessProbe"]) > START_TIMEOUT_S + MAX_PAUSE_S
+    start_s = GPU_START_TIMEOUT_S if target == "gpu" else START_TIMEOUT_S
+    assert patience_s(container["startupProbe"]) > start_s
+    assert patience_s(container["livenessProbe"]) > start_s + MAX_PAUSE_S
     assert deployment["progressDeadlineSeconds"] > patience_s(container["startupProbe"])
 
 
