@@ -138,7 +138,8 @@ def test_plain_curl_gets_an_answer(server: Serving, video: bytes, tmp_path: Path
     """The README's command, to the letter but for the port."""
     (tmp_path / "clip.mp4").write_bytes(video)
     command = (
-        "curl -s --data-binary @clip.mp4 -H 'Inference-Header-Content-Length: 0' "
+        "curl -s --data-binary @clip.mp4 -H 'Content-Type: application/octet-stream' "
+        "-H 'Inference-Header-Content-Length: 0' "
         f"{server.ready['http']}/v2/models/motion/infer | grep -ao '{{\"protocol.*}}}}'"
     )
     readme = (ROOT / "README.md").read_text().replace("\\\n", "")
