@@ -61,8 +61,9 @@ LABEL org.opencontainers.image.title="tubelet, on NVIDIA GPUs" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.base.name="${TRITON_IMAGE}"
-# `video` gives the decoder (NVDEC); what CUDA compiles for a card is kept where it may be written.
-ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/home/tubelet CUDA_CACHE_PATH=/tmp/cuda \
+# `video` gives the decoder (NVDEC); what CUDA compiles for a card is kept where it may be written. NVIDIA's images may name
+# constraints of their own to pip.
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_CONSTRAINT="" HOME=/home/tubelet CUDA_CACHE_PATH=/tmp/cuda \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility,video \
     PATH=/opt/tubelet/bin:${PATH}
 WORKDIR /home/tubelet
@@ -98,7 +99,7 @@ LABEL org.opencontainers.image.title="tubelet, export" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.base.name="${TENSORRT_IMAGE}"
-ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp CUDA_CACHE_PATH=/tmp/cuda \
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_CONSTRAINT="" HOME=/tmp CUDA_CACHE_PATH=/tmp/cuda \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility,video \
     PATH=/opt/tubelet/bin:${PATH}
 # An environment that sees the image's TensorRT, and nothing else of the image that we pin otherwise.

@@ -59,8 +59,10 @@ BENCH ?=
 bench: $(VENV)/ready-bench bundles/motion/manifest.json
 	$(BIN)/python benchmarks/run.py $(BENCH)
 
+# Two files of tests at a time: much of a test is waiting for a server.
+JOBS ?= 2
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 check: venv
 	$(BIN)/ruff format --check .

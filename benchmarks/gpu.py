@@ -1,7 +1,7 @@
 """Measures what a GPU makes of the networks, with whatever is installed; no download, no set-up, less than 8 minutes.
 
     PYTHONPATH=src python benchmarks/gpu.py --out benchmarks/results/gpu_NAME
-    PYTHONPATH=src python benchmarks/gpu.py --device cpu --tiny --out /tmp/check     # its own check, without a GPU
+    PYTHONPATH=src python benchmarks/gpu.py --device cpu --tiny --out build/gpu      # its own check, without a GPU
 
 Writes ``OUT.json`` and ``OUT.md`` after every section. Each section is a process of its own, which is ended when its
 time is over: what it has found until then stands.

@@ -137,9 +137,8 @@ class HandTriton:
         unwanted = set() if with_features else {"FEATURES", "POSITIONS"}
         asked = {tensor.name for tensor in ensemble.output} - unwanted
         steps = list(ensemble.ensemble_scheduling.step)
-        for number, step in enumerate(steps):
-            needed = asked | {tensor for later in steps[number + 1 :] for tensor in later.input_map.values()}
-            wanted = frozenset(name for name, tensor in step.output_map.items() if tensor in needed)
+        for step in steps:
+            wanted = frozenset(step.output_map)  # Triton asks for all that is mapped, whatever the caller asked for
             taken = {name: given[tensor] for name, tensor in step.input_map.items() if tensor in given}
             outputs = self.run(step.model_name, taken, parameters or {}, wanted)
             given |= {step.output_map[name]: array for name, array in outputs.items() if name in wanted}

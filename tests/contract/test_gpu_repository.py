@@ -229,6 +229,20 @@ def test_what_a_repository_says_of_itself(written) -> None:
     assert (by_name["motion_together"].device_pool_bytes, by_name["motion_together"].pinned_pool_bytes) == (0, 0)
 
 
+def test_a_plan_that_brings_a_runtime_is_announced(bundles, tmp_path: Path) -> None:
+    bundle = tmp_path / "motion"
+    shutil.copytree(bundles["motion"], bundle)
+    write_plans(bundle, "fp32")
+    about = bundle / "gpu" / "temporal.plan.json"
+    data = json.loads(about.read_text())
+    about.write_text(json.dumps(data | {"options": data["options"] | {"compatible_versions": True}}))
+    (model,) = write({"motion": bundle}, tmp_path / "out", "tensorrt", "fp32").index.models
+    assert model.host_code
+    assert model.tensorrt == TENSORRT, "the encoder's plan brings none"
+    (model,) = write({"motion": bundle}, tmp_path / "out", "onnxruntime_cuda", "fp32").index.models
+    assert not model.host_code
+
+
 # Plans
 
 

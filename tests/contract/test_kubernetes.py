@@ -11,14 +11,9 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from manifests import OVERLAYS, ROOT, SOURCES, TARGETS, Object, named, option, pod, quantity, render, server
+from tubelet.server.options import GPU_START_TIMEOUT_S, START_TIMEOUT_S
 from tubelet.server.shm import MIN_FREE_BYTES
-from tubelet.server.supervisor import (
-    GPU_START_TIMEOUT_S,
-    MAX_PAUSE_S,
-    PROCESSES_PER_MODEL,
-    START_TIMEOUT_S,
-    STOP_GRACE_S,
-)
+from tubelet.server.supervisor import MAX_PAUSE_S, PROCESSES_PER_MODEL, STOP_GRACE_S
 from tubelet.server.triton import MAX_CONNECTION_AGE_S
 from tubelet.spec.limits import Limits
 from tubelet.spec.repository import ENGINE_FOLDER, RepositoryIndex

@@ -217,12 +217,15 @@ class _Parser:
 
 
 class _Runtime:
+    engine_host_code_allowed = False
+
     def __init__(self, script: Script) -> None:
         self.script = script
 
-    def deserialize_cuda_engine(self, plan: bytes) -> _Runtime:
+    def deserialize_cuda_engine(self, plan: bytes) -> _Runtime | None:
         assert plan == self.script.plan
-        return self
+        has_runtime = "VERSION_COMPATIBLE" in self.script.set_flags
+        return self if self.engine_host_code_allowed or not has_runtime else None
 
     def create_engine_inspector(self) -> _Runtime:
         return self

@@ -62,6 +62,7 @@ def model_of(
         running=Running(engine=engine, precision="fp16", mode=mode),
         limits=limits,
         decoder="nvdec",
+        encoder_sha256="0123456789abcdef" * 4,
         encoder=shapes["encoder"],
         temporal=shapes.get("temporal", ()),
     )
@@ -206,7 +207,7 @@ def test_how_each_engine_is_told(make_contract: Any) -> None:
     assert chosen["trt_profile_opt_shapes"] == "UNITS:48x2x48x48x3"
     assert chosen["trt_profile_max_shapes"] == "UNITS:120x2x48x48x3"
     assert "precision_mode" not in chosen, "the graph has the types; TensorRT 11 takes no other word"
-    assert chosen["trt_engine_cache_prefix"] == "small_encoder_fp16"
+    assert chosen["trt_engine_cache_prefix"] == "small_encoder_fp16_0123456789abcdef"
     # What the backend does not know it refuses, with the whole model.
     assert set(chosen) <= KNOWN_TO_TRITON
 
@@ -224,6 +225,26 @@ KNOWN_TO_TRITON = {
     "trt_timing_cache_path",
 }
 """Of onnxruntime_backend, ``src/onnxruntime.cc``, as far as we use it."""
+
+
+def test_retrained_weights_get_an_engine_of_their_own(make_contract: Any) -> None:
+    """ONNX Runtime's own name for an engine is made of names in the graph: it would serve the old weights for ever."""
+    model = model_of(make_contract(), "onnxruntime_tensorrt")
+    prefixes = {prefix_of(each) for each in (model, replace(model, encoder_sha256="f" * 64))}
+    assert len(prefixes) == 2
+    assert prefix_of(model) == prefix_of(replace(model))
+
+
+def prefix_of(model: GpuModel) -> str:
+    encoder = gpu_configs(model)[f"{model.manifest.contract.name}_encoder"]
+    (accelerator,) = encoder.optimization.execution_accelerators.gpu_execution_accelerator
+    return accelerator.parameters["trt_engine_cache_prefix"]
+
+
+@pytest.mark.parametrize("queue_size", [1, 2, 3, 64])
+def test_a_short_queue_leaves_room_for_tritons_own_threads(queue_size: int) -> None:
+    """Eight threads hand on, eight calls wait for them: with no more room than that they can wait for each other."""
+    assert most_waiting(Limits(queue_size=queue_size), "latency") >= max(16, 2 * queue_size + 4)
 
 
 def test_one_view_by_default_is_no_preferred_batch(make_contract: Any) -> None:

@@ -10,17 +10,16 @@ from importlib.metadata import version
 import pytest
 
 from tubelet.server.doctor import (
-    Finding,
     examine,
     is_able_to_serve,
-    judge_backends,
     judge_cpu,
     judge_numpy,
     judge_port,
     judge_python,
     judge_shared_memory,
-    judge_tensorrt,
 )
+from tubelet.server.doctor_gpu import judge_backends, judge_tensorrt
+from tubelet.server.findings import Finding
 from tubelet.server.shm import MIN_FREE_BYTES
 
 

@@ -8,8 +8,7 @@ import pytest
 from tubelet.engines import open as opening
 from tubelet.server import card
 from tubelet.server.card import check_card, installed_tensorrt, memory_pools
-from tubelet.server.options import ServeOptions, check_options
-from tubelet.server.supervisor import start_timeout_s
+from tubelet.server.options import ServeOptions, check_options, start_timeout_s
 from tubelet.server.triton import Pools, Triton, find_tritonserver
 from tubelet.spec.engine import EngineName, Precision, Running
 from tubelet.spec.errors import ExportMismatchError, MachineError

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tubelet.export.attention import fuse_attention
 from tubelet.export.host import compute_in_float32
-from tubelet.export.precision import lower, take_shapes_from_floats
+from tubelet.export.precision import lower, store_counts, take_shapes_from_floats
 from tubelet.spec.errors import InvalidRequestError
 
 LOW = [ir.DataType.FLOAT16, ir.DataType.BFLOAT16]
@@ -107,6 +107,61 @@ def test_sizes_are_read_from_floats() -> None:
     take_shapes_from_floats(model.graph)
     assert types(node_of(model, "shape").inputs) == [ir.DataType.FLOAT]
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
+
+
+def test_no_pixel_is_cast_for_its_size_alone() -> None:
+    """A runtime would compute the cast of every pixel."""
+    model = small_model()
+    take_shapes_from_floats(model.graph)
+    lower(model, ir.DataType.FLOAT16)
+    assert types(node_of(model, "shape").inputs) == [ir.DataType.FLOAT]
+    assert [node.op_type for node in model.graph].count("Shape") == 1
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+
+
+def choosing_model() -> ir.Model:
+    """The 3 largest of 8 scores, then their places in ascending order, as torch's exporter writes them."""
+    arrays = {"three": np.array([3]), "last": np.array(1), "flat": np.array([1])}
+    nodes = [
+        helper.make_node("TopK", ["scores", "three"], ["largest", "places"], name="choose"),
+        helper.make_node("Shape", ["places"], ["sizes"]),
+        helper.make_node("Gather", ["sizes", "last"], ["size"]),
+        helper.make_node("Reshape", ["size", "flat"], ["count"]),
+        helper.make_node("TopK", ["places", "count"], ["KEPT", "order"], name="sort", largest=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "choosing",
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["u", 8])],
+        [helper.make_tensor_value_info("KEPT", TensorProto.INT64, ["u", 3])],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
+
+
+def test_how_many_times_are_kept_is_stored() -> None:
+    model = choosing_model()
+    store_counts(model.graph)
+    assert [node.op_type for node in model.graph] == ["TopK", "TopK"]
+    assert set(model.graph.initializers) == {"three", "KEPT/count"}
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    scores = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
+    sessions = (onnxruntime.InferenceSession(p.SerializeToString()) for p in (ir.to_proto(choosing_model()), proto))
+    wanted, found = (session.run(None, {"scores": scores})[0] for session in sessions)
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(found, np.sort(np.argsort(-scores)[:, :3]))
+
+
+def test_a_count_that_a_request_decides_stays_computed() -> None:
+    model = choosing_model()
+    sort = node_of(model, "sort")
+    sort.outputs[0].shape = ir.Shape(["u", "n"])
+    store_counts(model.graph)
+    assert len(model.graph) == 5
+    assert sort.inputs[1] is not None
+    assert sort.inputs[1].name == "count"
 
 
 def test_bfloat16_is_computed_as_torch_computes_it() -> None:

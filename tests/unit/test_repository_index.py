@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tubelet.spec.engine import Running
-from tubelet.spec.errors import ContractError, RecipeError
+from tubelet.spec.errors import ContractError
 from tubelet.spec.repository import REPOSITORY_FILE, RepositoryIndex, ServedModel
 
 
@@ -36,5 +36,5 @@ def test_an_unfinished_repository_is_refused(tmp_path: Path) -> None:
 
 def test_an_index_of_another_schema_is_refused(tmp_path: Path) -> None:
     (tmp_path / REPOSITORY_FILE).write_text('{"schema_version": 2, "target": "cpu", "models": []}')
-    with pytest.raises(RecipeError, match="schema_version"):
+    with pytest.raises(ContractError, match=r"another version of tubelet: .*schema_version.*run tubelet repository"):
         RepositoryIndex.load(tmp_path)

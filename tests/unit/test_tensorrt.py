@@ -24,6 +24,7 @@ from tubelet.export.digests import graph_sha256, graphs_sha256
 from tubelet.export.gpu_engines import open_gpu_engines
 from tubelet.export.tensorrt import build_engines
 from tubelet.export.tensorrt_jobs import Wishes, describe, make_jobs, size_warning
+from tubelet.export.tensorrt_ops import most_numbers
 from tubelet.spec.engine import EngineName, Precision
 from tubelet.spec.errors import ContractError, InternalError, MachineError
 from tubelet.spec.manifest import Manifest
@@ -119,6 +120,19 @@ def test_a_dry_run_remarks_more_heads_than_a_grid_has_blocks(bundle: Path) -> No
     said = ["\n".join(describe(replace(job, most_heads=heads), wishes.options)) for heads in (fits, fits + 1)]
     assert "remark" not in said[0]
     assert f"if the build fails, take --most-views {65_535 // (fits + 1)}" in said[1]
+
+
+def test_a_dry_run_remarks_tensors_beyond_32_bits(bundle: Path) -> None:
+    wishes = Wishes(precision="fp32", most_views=30)
+    job = make_jobs(bundle, Manifest.load(bundle), wishes)[0]
+    assert job.most_numbers == most_numbers(bundle / "encoder.onnx") > 0
+    most_units = max(profile.inputs["UNITS"].most[0] for profile in job.profiles)
+    fits = (2**31 - 1) // most_units
+    said = ["\n".join(describe(replace(job, most_numbers=n), wishes.options)) for n in (fits, fits + 1, 2**33)]
+    assert "remark" not in said[0]
+    # 3 tubelets a view.
+    assert f"if the build fails, take --most-views {(2**31 - 1) // (3 * (fits + 1))}" in said[1]
+    assert "take --most-views 1" in said[2]
 
 
 def test_the_graph_alone_needs_no_tensorrt(bundle: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
-from tubelet.export.tensorrt_ops import Finding, check_cuda_support, check_tensorrt_support
+from tubelet.export.tensorrt_ops import Finding, check_cuda_support, check_tensorrt_support, most_numbers
 
 DEMOS = ("motion", "motion_vtn", "motion_vidtr", "motion_cvidtr")
 
@@ -177,3 +177,21 @@ def test_what_has_no_cuda_kernel_is_found(tmp_path: Path) -> None:
     )
     (finding,) = check_cuda_support(path)
     assert str(finding) == "planted (Pad): x is INT64; CUDAExecutionProvider takes BOOL, FLOAT, FLOAT16"
+
+
+@pytest.mark.parametrize("tokens", [20, 60])
+def test_the_largest_tensor_is_found(tmp_path: Path, tokens: int) -> None:
+    """The products of all pairs, once there are more of them than what is multiplied."""
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[0, 1, 3, 2]),
+        helper.make_node("MatMul", ["x", "t"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "pairs",
+        [helper.make_tensor_value_info("x", T.FLOAT, ["u", 4, tokens, 32])],
+        [helper.make_tensor_value_info("y", T.FLOAT, ["u", 4, tokens, tokens])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, tmp_path / "pairs.onnx")
+    assert most_numbers(tmp_path / "pairs.onnx") == 4 * tokens * max(tokens, 32)

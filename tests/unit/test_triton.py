@@ -97,7 +97,7 @@ def test_who_calls_triton_directly_connects_anew_now_and_then(is_wheel: bool, tm
 
 
 def test_a_card_gets_its_pools(tmp_path: Path) -> None:
-    def arguments(pools: Pools | None) -> list[str]:
+    def arguments(pools: Pools | None, *, host_code: bool = False) -> list[str]:
         return server_arguments(
             Triton(binary=Path("tritonserver"), is_wheel=False),
             repository=tmp_path,
@@ -109,8 +109,13 @@ def test_a_card_gets_its_pools(tmp_path: Path) -> None:
             shm_prefix="tubelet_7_",
             shm_bytes=4096,
             pools=pools,
+            host_code=host_code,
         )
 
     without, given = arguments(None), arguments(Pools(device_bytes=10, pinned_bytes=20))
     assert set(given) - set(without) == {"--cuda-memory-pool-byte-size=0:10", "--pinned-memory-pool-byte-size=20"}
     assert not any("-pool-" in argument for argument in without)
+    # Else TensorRT loads no plan that brings a runtime along (`tubelet engine --compatible-versions`).
+    allowing = arguments(None, host_code=True)
+    assert set(allowing) - set(without) == {"--backend-config=tensorrt,version-compatible=true"}
+    assert set(without) <= set(allowing)

@@ -44,6 +44,10 @@ __all__ = [
 PRIORITIES = 2
 """1: somebody waits for the answer; 2, the default: nobody does, an archive is scored."""
 
+_CALLBACKS = 8
+"""Threads in which Triton hands tensors on from step to step, and calls that wait for one. With no more room in a step,
+all of them could wait for room that only a call behind them in the line would give back."""
+
 _CARD = (0,)
 """The card that serves. A server for each card, not one for all: ensemble tensors would go from card to card."""
 
@@ -80,7 +84,7 @@ def model_file(step: PlanStep | Step, running: Running) -> str:
 
 def most_waiting(limits: Limits, mode: Mode) -> int:
     """Requests that one step has at a time, waiting and running: what the queue of the first step lets in."""
-    return PRIORITIES * limits.queue_size + 2 * SAMPLE_PROCESSES[mode]
+    return max(PRIORITIES * limits.queue_size + 2 * SAMPLE_PROCESSES[mode], 2 * _CALLBACKS)
 
 
 def _limits_of(way: WayIn, model: GpuModel) -> Limits:
@@ -214,7 +218,8 @@ def _accelerate(config: pb.ModelConfig, model: GpuModel) -> None:
         "trt_builder_optimization_level": str(options.builder_level),
         "trt_engine_cache_enable": "true",
         "trt_engine_cache_path": ENGINE_FOLDER,
-        "trt_engine_cache_prefix": f"{config.name}_{model.running.precision}",
+        # ONNX Runtime finds an engine by the names in the graph, so it would take that of other weights.
+        "trt_engine_cache_prefix": f"{config.name}_{model.running.precision}_{model.encoder_sha256[:16]}",
         "trt_timing_cache_enable": "true",
         "trt_timing_cache_path": ENGINE_FOLDER,
     }

@@ -19,9 +19,10 @@ from tubelet.export.attention import Fusion, fuse_attention
 from tubelet.export.digests import graph_sha256
 from tubelet.export.eight_bits import EightBits, to_eight_bits
 from tubelet.export.onnx import EXTERNAL_DATA_BYTES
-from tubelet.export.precision import lower, take_shapes_from_floats
+from tubelet.export.precision import lower, store_counts, take_shapes_from_floats
 from tubelet.export.quantise import NUM_CLIPS, calibrate
 from tubelet.export.staging import link_or_copy, staging
+from tubelet.export.stored import read_graph, write_graph
 from tubelet.export.tensorrt_ops import check_tensorrt_support
 from tubelet.export.verify import PARITY_FILE, write_parity
 from tubelet.spec.engine import graph_file, plan_file, target_of
@@ -80,6 +81,7 @@ def make_gpu_graph(
     progress(f"writing {precision}")
     fusion = fuse_attention(model)
     take_shapes_from_floats(model.graph)
+    store_counts(model.graph)
     quantised = to_eight_bits(model, precision) if precision in get_args(EightBits) else 0  # type: ignore[arg-type]
     lower(model, ir.DataType.BFLOAT16 if precision == "bf16" else ir.DataType.FLOAT16)
     model.metadata_props.update({"precision": precision, "quantised_layers": str(quantised)})
@@ -115,7 +117,7 @@ def _load(
         return ir.from_proto(proto)
     if not graph.is_file():
         raise ContractError("contract_mismatch", f"{graph.name} is not there; export the bundle again")
-    model = ir.load(graph)
+    model = read_graph(graph)
     if model.metadata_props.get("contract_digest") != contract.digest:
         raise ContractError("contract_mismatch", f"{graph.name} was exported for another contract; export it again")
     return model
@@ -138,7 +140,7 @@ def _place(model: ir.Model, bundle: Path, manifest: Manifest, precision: LowPrec
         _remove(folder, file, f"{file}.data")
         path = folder / file
         path.parent.mkdir(exist_ok=True)
-        ir.save(model, path, external_data=f"{path.name}.data" if external else None)
+        write_graph(model, path, beside=external)
         onnx.checker.check_model(path, full_check=True)
         if findings := check_tensorrt_support(path):
             raise InternalError("internal", f"TensorRT would refuse {file}: {'; '.join(map(str, findings))}")

@@ -23,6 +23,7 @@ from tubelet.spec.tensors import GRAPH_STEPS, Step, step_tensors
 __all__ = [
     "INSTANCES",
     "GpuModel",
+    "PlanNeeds",
     "device_pool_bytes",
     "files_for_card",
     "find_gpu_model",
@@ -49,6 +50,8 @@ class GpuModel:
     limits: Limits
     """What the operator allows; the shapes may allow less."""
     decoder: Decoder
+    encoder_sha256: str
+    """Of its encoder's graph and weights."""
     encoder: tuple[Profile, ...]
     """Shapes that its engine takes: batches of UNITS."""
     temporal: tuple[Profile, ...]
@@ -89,9 +92,9 @@ def find_gpu_model(bundle: Path, manifest: Manifest, *, limits: Limits, running:
         InvalidRequestError: ``bad_parameter``: there is no plan, or no graph, for the precision.
         ContractError: a plan is of another contract or graph, or is damaged.
     """
-    contract = manifest.contract
-    if not (bundle / graph_file("encoder", running.precision, "gpu")).is_file():
-        raise _missing(bundle, manifest, running, "graph for GPUs", remedy=" --graph-only")
+    contract, graph = manifest.contract, graph_file("encoder", running.precision, "gpu")
+    if not (bundle / graph).is_file():
+        raise _missing(bundle, manifest, running, "graph for GPUs")
     shapes: dict[PlanStep, tuple[Profile, ...]] = {}
     for step in plan_steps(contract):
         if running.engine == "tensorrt":
@@ -105,6 +108,7 @@ def find_gpu_model(bundle: Path, manifest: Manifest, *, limits: Limits, running:
         running=running,
         limits=limits,
         decoder=decoder,
+        encoder_sha256=graph_sha256(bundle, graph),
         encoder=shapes["encoder"],
         temporal=shapes.get("temporal", ()),
     )
@@ -120,14 +124,26 @@ def files_for_card(manifest: Manifest, running: Running) -> dict[Step, str]:
     }
 
 
-def needs_of_plans(bundle: Path, manifest: Manifest, running: Running) -> tuple[str | None, str | None]:
-    """The TensorRT version and the card that a bundle's plans need; None where there is no plan, or others do as well.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanNeeds:
+    """What plans need where they are served."""
+
+    tensorrt: str | None = None
+    """The version; None: there is no plan, or others do as well."""
+    gpu: str | None = None
+    """As `tensorrt`, the name of the card."""
+    host_code: bool = False
+    """Whether a plan brings a TensorRT runtime along, so that its code has to be allowed to run."""
+
+
+def needs_of_plans(bundle: Path, manifest: Manifest, running: Running) -> PlanNeeds:
+    """What a bundle's plans need.
 
     Raises:
-        ContractError: its plans need different ones.
+        ContractError: its plans need different versions or cards.
     """
     if running.engine != "tensorrt":
-        return None, None
+        return PlanNeeds()
     plans = [Plan.load(bundle / plan_file(step, running.precision)) for step in plan_steps(manifest.contract)]
     versions = {plan.tensorrt for plan in plans if not plan.options.compatible_versions}
     cards = {plan.gpu.name for plan in plans if plan.options.compatible_hardware == "none"}
@@ -138,7 +154,11 @@ def needs_of_plans(bundle: Path, manifest: Manifest, running: Running) -> tuple[
                 f"the plans of {manifest.contract.name} need {' and '.join(sorted(needed))} at a time; "
                 f"run: tubelet engine {bundle} --precision {running.precision}",
             )
-    return next(iter(versions), None), next(iter(cards), None)
+    return PlanNeeds(
+        tensorrt=next(iter(versions), None),
+        gpu=next(iter(cards), None),
+        host_code=any(plan.options.compatible_versions for plan in plans),
+    )
 
 
 def device_pool_bytes(model: GpuModel) -> int:
@@ -194,12 +214,15 @@ def _find_plan(bundle: Path, manifest: Manifest, step: PlanStep, running: Runnin
     return plan
 
 
-def _missing(bundle: Path, manifest: Manifest, running: Running, what: str, *, remedy: str = "") -> InvalidRequestError:
+def _missing(bundle: Path, manifest: Manifest, running: Running, what: str) -> InvalidRequestError:
     precision = running.precision
+    command = f"tubelet engine {bundle} --precision {precision}"
+    if precision in ("int8", "fp8"):
+        command += " --videos DIR"
+    if running.engine != "tensorrt":
+        command += " --graph-only"
     return InvalidRequestError(
-        "bad_parameter",
-        f"{manifest.contract.name} has no {what} at {precision}; run: tubelet engine {bundle} --precision {precision}"
-        f"{remedy}",
+        "bad_parameter", f"{manifest.contract.name} has no {what} at {precision}; run: {command}"
     )
 
 

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from tubelet.engines.base import Engine, EngineSettings
 from tubelet.engines.open import open_graph
+from tubelet.export.stored import read_graph, write_graph
 from tubelet.spec.errors import ContractError
 from tubelet.spec.manifest import Contract
 
@@ -29,14 +30,14 @@ def open_on_host(graph: Path, contract: Contract) -> Engine:
     # The graph has the precision; the engine is told of none.
     settings = EngineSettings.of_mode("onnxruntime", "fp32", "latency")
     if graph.parent.name == "gpu" and not graph.is_file():
-        raise ContractError("contract_mismatch", f"gpu/{graph.name} is not there; run tubelet engine")
-    model = ir.load(graph) if graph.is_file() else None
+        raise ContractError("contract_mismatch", f"gpu/{graph.name} is not there; run tubelet engine with --graph-only")
+    model = read_graph(graph) if graph.is_file() else None
     if model is None or not _has_bfloat16(model.graph):
         return open_graph(graph, contract, settings)
     compute_in_float32(model.graph)
     with TemporaryDirectory() as folder:
         wide = Path(folder) / graph.name
-        ir.save(model, wide, external_data=f"{wide.name}.data")
+        write_graph(model, wide, beside=True)
         return open_graph(wide, contract, settings)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tubelet.export.graphs import AttendViews, AverageUnits, AverageViews, ClassifyViews, EncodeUnits, MakeUnits
-from tubelet.export.precision import take_shapes_from_floats
+from tubelet.export.precision import store_counts, take_shapes_from_floats
 from tubelet.models.network import TwoStageVideoNetwork, VideoNetwork
 from tubelet.spec.engine import graph_file
 from tubelet.spec.manifest import Contract
@@ -150,6 +150,7 @@ def _write(graph: _Graph, path: Path, *, metadata: dict[str, str], limit: int) -
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()
     take_shapes_from_floats(program.model.graph)
+    store_counts(program.model.graph)
     program.model.metadata_props.update(metadata)
     tensors = [value.const_value for value in program.model.graph.initializers.values()]
     weights = sum(tensor.nbytes for tensor in tensors if tensor is not None)

@@ -16,13 +16,16 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from tubelet.spec.errors import InvalidRequestError
 
-__all__ = ["LINEAR", "is_linear", "lower", "take_shapes_from_floats"]
+__all__ = ["LINEAR", "is_linear", "lower", "store_counts", "take_shapes_from_floats"]
 
 LINEAR = ("Conv", "MatMul", "Gemm")
 """What multiplies by weights."""
 
 _EXACT = ("LayerNormalization", "Softmax", "TopK", "Sqrt", "Exp", "Log", "Cast")
 """Sums of squares overflow, or lose what they are about; TensorRT heeds no ``stash_type``."""
+
+_SIZES = ("Shape", "Size")
+"""What looks at no number: a cast in front of it would be computed for nothing."""
 
 _DTYPES = {ir.DataType.FLOAT16: np.dtype(np.float16), ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16)}
 _LARGEST_FP16 = float(np.finfo(np.float16).max)
@@ -37,6 +40,8 @@ def lower(model: ir.Model, dtype: ir.DataType) -> None:
     islands = _islands(model.graph)
     writer = _Writer(model.graph, dtype)
     for node in list(model.graph):
+        if node.op_type in _SIZES:
+            continue
         wanted = ir.DataType.FLOAT if node in islands else dtype
         for i, value in enumerate(node.inputs):
             if value is not None and value.dtype in (ir.DataType.FLOAT, dtype):
@@ -62,6 +67,24 @@ def take_shapes_from_floats(graph: ir.Graph) -> None:
             graph.sort()
 
 
+def store_counts(graph: ir.Graph) -> None:
+    """Stores how many TopK keeps, where the exporter computes it from sizes that are known all along.
+
+    TensorRT must know that number, or a bound of it, when it builds.
+    """
+    for node in list(graph):
+        kept = node.outputs[0].shape if node.op_type == "TopK" else None
+        count = None if kept is None else kept[node.attributes.get_int("axis", -1)]
+        computed = node.inputs[1].producer() if node.op_type == "TopK" and node.inputs[1] is not None else None
+        if computed is None or not isinstance(count, int):
+            continue
+        tensor = ir.tensor(np.array([count], np.int64), name=f"{node.outputs[0].name}/count")
+        stored = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape([1]), const_value=tensor)
+        graph.register_initializer(stored)
+        node.replace_input_with(1, stored)
+        _remove_unused(graph, computed)
+
+
 def _islands(graph: ir.Graph) -> set[ir.Node]:
     nodes = list(graph)
     islands = {node for node in nodes if node.op_type in _EXACT or node.op_type.startswith("Reduce")}
@@ -76,6 +99,19 @@ def _islands(graph: ir.Graph) -> set[ir.Node]:
     chosen = (node.inputs[0] for node in nodes if node.op_type == "TopK")
     islands |= _before(chosen, until=("MatMul",))
     return islands
+
+
+def _remove_unused(graph: ir.Graph, node: ir.Node) -> None:
+    """Removes a node that nobody wants, and whatever was there for it alone."""
+    if any(output.uses() or output.is_graph_output() for output in node.outputs):
+        return
+    given = [value for value in node.inputs if value is not None]
+    graph.remove(node, safe=True)
+    for value in given:
+        if (producer := value.producer()) is not None:
+            _remove_unused(graph, producer)
+        elif value.is_initializer() and not value.uses():
+            del graph.initializers[value.name]  # type: ignore[arg-type]
 
 
 def _before(values: Iterable[ir.Value | None], *, until: tuple[str, ...]) -> set[ir.Node]:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tubelet.engines.silence import silence
 from tubelet.export.samples import spread, video_samples
 from tubelet.export.staging import link_or_copy, staging
+from tubelet.export.stored import read_proto
 from tubelet.export.verify import PARITY_FILE, write_parity
 from tubelet.preprocess.geometry import cut_units
 from tubelet.spec.engine import graph_file, target_of
@@ -139,7 +140,7 @@ def _quantise(
             "bad_input",
             f"{graph.name} has {size / 1e9:.1f} GB, int8 is made of graphs up to {MOST_BYTES / 1e9:.1f} GB; take bf16",
         )
-    model = onnx.load(graph)
+    model = read_proto(graph)
     if {entry.key: entry.value for entry in model.metadata_props}.get("contract_digest") != contract.digest:
         raise ContractError("contract_mismatch", f"{graph.name} was exported for another contract; export it again")
     with _quiet(nncf):

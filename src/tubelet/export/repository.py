@@ -116,13 +116,14 @@ def _part(bundle: Path, manifest: Manifest, limits: Limits, running: Running, de
     if running.target == "gpu":
         model = find_gpu_model(bundle, manifest, limits=limits, running=running, decoder=decoder)
         files = {step: (file, model_file(step, running)) for step, file in files_for_card(manifest, running).items()}
-        tensorrt, gpu = needs_of_plans(bundle, manifest, running)
+        needs = needs_of_plans(bundle, manifest, running)
         served = replace(
             _served(bundle, manifest, limits, running),
             device_pool_bytes=device_pool_bytes(model),
             pinned_pool_bytes=pinned_pool_bytes(model),
-            tensorrt=tensorrt,
-            gpu=gpu,
+            tensorrt=needs.tensorrt,
+            gpu=needs.gpu,
+            host_code=needs.host_code,
         )
         return _Part(bundle=bundle, contract=contract, configs=gpu_configs(model), files=files, served=served)
     if running.precision == "int8" and manifest.build.int8 is None:

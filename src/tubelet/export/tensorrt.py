@@ -17,7 +17,6 @@ from tubelet.checkpoints.load import sha256_file
 from tubelet.engines.gpu import find_gpu, find_tensorrt
 from tubelet.export.digests import graph_sha256
 from tubelet.export.gpu_graphs import make_gpu_graph
-from tubelet.export.staging import link_or_copy
 from tubelet.export.tensorrt_jobs import Job, Wishes, check_supported, describe, findings, make_jobs
 from tubelet.spec.engine import graph_file
 from tubelet.spec.errors import ContractError
@@ -78,7 +77,7 @@ def describe_engines(
         for path in (path for path in bundle.rglob("*") if path.suffix in (".onnx", ".data", ".json")):
             place = folder / path.relative_to(bundle)
             place.parent.mkdir(parents=True, exist_ok=True)
-            link_or_copy(path, place)
+            place.symlink_to(path.absolute())
         make_graph(folder, wishes, progress=progress)
         jobs = make_jobs(folder, manifest, wishes)
         for job in jobs:

@@ -141,9 +141,8 @@ def build_plan(
         raise KeyboardInterrupt
     plan = bytes(needed(made, f"build {graph.name}", log))
     written = needed(config.get_timing_cache(), "give its timing cache", log)
-    return BuiltPlan(
-        plan=plan, timing_cache=bytes(written.serialize()), num_fused_attentions=_fused_attentions(plan, log)
-    )
+    fused = _fused_attentions(plan, log, has_runtime=options.compatible_versions)
+    return BuiltPlan(plan=plan, timing_cache=bytes(written.serialize()), num_fused_attentions=fused)
 
 
 def no_driver(log: Log) -> MachineError:
@@ -234,9 +233,10 @@ class _Monitor(trt.IProgressMonitor):
         self._num_steps.pop(phase_name, None)
 
 
-def _fused_attentions(plan: bytes, log: Log) -> int:
+def _fused_attentions(plan: bytes, log: Log, *, has_runtime: bool) -> int:
     """Layers of the plan that are a whole attention, as the engine inspector names them."""
     runtime = trt.Runtime(log)
+    runtime.engine_host_code_allowed = has_runtime  # else a plan that brings a runtime along is not loaded
     engine = needed(runtime.deserialize_cuda_engine(plan), "load the plan that it has built", log)
     inspector = needed(engine.create_engine_inspector(), "inspect the plan", log)
     layers = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))["Layers"]

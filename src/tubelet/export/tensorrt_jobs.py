@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import onnx
-
 from tubelet.export.profiles import MOST_VIEWS, plan_profiles, plan_steps
-from tubelet.export.tensorrt_ops import check_tensorrt_support
+from tubelet.export.stored import read_proto
+from tubelet.export.tensorrt_ops import check_tensorrt_support, most_numbers
 from tubelet.spec.engine import Precision, graph_file, plan_file
 from tubelet.spec.errors import ContractError, InternalError
 from tubelet.spec.limits import Limits
@@ -25,6 +24,9 @@ _TOO_MANY_BYTES = 1.5
 """Times what the precision should take: 2 would be the next wider type."""
 _MOST_BLOCKS = 65_535
 """Of a CUDA grid's second and third dimension."""
+
+_MOST_NUMBERS = 2**31 - 1
+"""Of a tensor, as TensorRT's operators state it one by one (Convolution, "volume limits")."""
 
 _FEW_WEIGHTS = 1_000_000
 """Of fewer, a plan's kernels weigh more than its weights."""
@@ -55,6 +57,8 @@ class Job:
     num_weights: int
     unsupported: tuple[str, ...]
     """What TensorRT's parser would refuse."""
+    most_numbers: int = 0
+    """Numbers of the encoder's largest tensor, for one unit."""
     most_heads: int = 0
     """Attention heads of one unit, where attention is one node: VidTr folds places or times into them."""
 
@@ -84,7 +88,7 @@ def _job(bundle: Path, manifest: Manifest, wishes: Wishes, step: PlanStep) -> Jo
     path = bundle / graph_file(step, precision, "gpu")
     if not path.is_file():
         raise ContractError("contract_mismatch", f"{path.name} is not there; export the bundle again")
-    model = onnx.load(path, load_external_data=False)
+    model = read_proto(path, weights=False)
     noted = {entry.key: entry.value for entry in model.metadata_props}
     digest = noted.get("contract_digest")
     if digest != manifest.contract_digest:
@@ -106,6 +110,7 @@ def _job(bundle: Path, manifest: Manifest, wishes: Wishes, step: PlanStep) -> Jo
         layers=dict(Counter(node.op_type for node in model.graph.node).most_common()),
         num_weights=sum(math.prod(tensor.dims) for tensor in model.graph.initializer),
         unsupported=tuple(map(str, check_tensorrt_support(path))),
+        most_numbers=most_numbers(path) if step == "encoder" else 0,
         most_heads=int(noted.get("attention_most_heads", 0)),
     )
 
@@ -137,7 +142,7 @@ def describe(job: Job, options: BuildOptions) -> Iterator[str]:
         for name, shapes in profile.inputs.items():
             least, opt, most = ("x".join(map(str, shape)) for shape in (shapes.least, shapes.opt, shapes.most))
             yield f"  profile {index}, {profile.name}: {name} {least} to {most}, kernels for {opt}"
-    if remark := _grid_remark(job):
+    for remark in filter(None, (_grid_remark(job), _volume_remark(job))):
         yield f"  {remark}"
     yield (
         f"  strongly typed, no TF32; workspace {options.workspace_gib} GiB, builder level {options.builder_level}, "
@@ -149,13 +154,29 @@ def describe(job: Job, options: BuildOptions) -> Iterator[str]:
 
 def _grid_remark(job: Job) -> str | None:
     """What to do where kernels that launch a block for each head of each unit come to their end."""
-    most_units = max(shapes.most[0] for profile in job.profiles for shapes in profile.inputs.values())
+    most_units = max(map(_most_units, job.profiles))
     if job.most_heads * most_units <= _MOST_BLOCKS:
         return None
     return (
         f"remark: {job.most_heads} attention heads of {most_units} units are more than {_MOST_BLOCKS}, which some "
         f"kernels cannot launch; if the build fails, take --most-views {_MOST_BLOCKS // job.most_heads}"
     )
+
+
+def _volume_remark(job: Job) -> str | None:
+    """What to do where a tensor outgrows 32-bit addresses: the scores of unfused attention over whole views do."""
+    one_view, most_units = _most_units(job.profiles[0]), max(map(_most_units, job.profiles))
+    if job.most_numbers * most_units <= _MOST_NUMBERS:
+        return None
+    return (
+        f"remark: a tensor has {job.most_numbers * most_units:.1e} numbers for {most_units} units, and many kernels "
+        f"end at {_MOST_NUMBERS:.1e}; if the build fails, take --most-views "
+        f"{max(1, _MOST_NUMBERS // (job.most_numbers * one_view))}"
+    )
+
+
+def _most_units(profile: Profile) -> int:
+    return max(shapes.most[0] for shapes in profile.inputs.values())
 
 
 def size_warning(*, plan_bytes: int, num_weights: int, precision: Precision) -> str | None:

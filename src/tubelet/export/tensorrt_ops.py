@@ -16,8 +16,9 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from tubelet.export.importer_tables import CUDA, TENSORRT, TENSORRT_OPSETS
+from tubelet.export.stored import read_graph
 
-__all__ = ["Finding", "check_cuda_support", "check_tensorrt_support"]
+__all__ = ["Finding", "check_cuda_support", "check_tensorrt_support", "most_numbers"]
 
 _D = ir.DataType
 _MOST_AXES = 8
@@ -58,8 +59,14 @@ def check_cuda_support(graph: Path) -> list[Finding]:
     return list(_check_types(_load(graph), CUDA, "CUDAExecutionProvider"))
 
 
+def most_numbers(graph: Path) -> int:
+    """Numbers of the largest tensor that an ONNX file computes, for 1 on its one dynamic axis."""
+    shapes = [value.shape or () for node in _load(graph).graph.all_nodes() for value in node.outputs]
+    return max(math.prod(dim for dim in shape if isinstance(dim, int)) for shape in shapes)
+
+
 def _load(graph: Path) -> ir.Model:
-    model = ir.load(graph)
+    model = read_graph(graph)
     ShapeInferencePass(check_type=True, strict_mode=False, data_prop=True)(model)
     return model
 

@@ -43,6 +43,7 @@ class PlanEngine:
             self._runtime = trt.Runtime(self._log)  # must live as long as the engine
         except TypeError as exc:
             raise no_driver(self._log) from exc
+        self._runtime.engine_host_code_allowed = about.options.compatible_versions
         self._engine = needed(
             self._runtime.deserialize_cuda_engine(plan.read_bytes()), f"load {plan.name}; build it again", self._log
         )

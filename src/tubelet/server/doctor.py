@@ -8,60 +8,32 @@ from __future__ import annotations
 import os
 import platform
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from tubelet.engines.onnxruntime import load_onnxruntime
 from tubelet.engines.openvino import load_openvino
-from tubelet.server.card import IMAGE, absent_backends, installed_tensorrt
+from tubelet.server.doctor_gpu import examine_gpu
+from tubelet.server.findings import Finding, installed_version
 from tubelet.server.shm import MIN_FREE_BYTES, SHM
-from tubelet.server.triton import BACKENDS
-from tubelet.spec.errors import MachineError, TubeletError
-from tubelet.spec.repository import RepositoryIndex
-from tubelet.spec.strict import encode
+from tubelet.spec.errors import MachineError
 
 __all__ = [
-    "Finding",
     "examine",
     "is_able_to_serve",
-    "judge_backends",
     "judge_cpu",
     "judge_numpy",
     "judge_port",
     "judge_python",
     "judge_shared_memory",
-    "judge_tensorrt",
 ]
 
-DEFAULT_REPOSITORY = Path("model_repository")
 DEFAULT_PORTS = {"HTTP": 8000, "gRPC": 8001, "metrics": 8002}
 SUPPORTED_PYTHONS = ((3, 11), (3, 12))
 _MIB = 1024 * 1024
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    name: str
-    ok: bool
-    is_needed: bool
-    """Whether serving on this machine fails without it."""
-    detail: str
-    remedy: str
-    """What to do; empty where nothing is to be done."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data that JSON can hold."""
-        plain: dict[str, Any] = encode(self)
-        return plain
 
 
 def examine() -> tuple[Finding, ...]:
@@ -69,14 +41,12 @@ def examine() -> tuple[Finding, ...]:
     return (
         judge_python(sys.version_info[:2]),
         _find_triton(),
-        judge_numpy(_version("numpy")),
+        judge_numpy(installed_version("numpy")),
         *(_find_module(package, load) for package, load in _SERVING_PACKAGES.items()),
         *(_find_package(package, extra) for package, extra in _BUILDING_PACKAGES.items()),
         judge_shared_memory(_free_bytes(SHM)),
         judge_cpu(_cpu_flags(), os.sched_getaffinity(0)),
-        _find_gpu(),
-        judge_backends(absent_backends(set(_GPU_BACKENDS)), is_there=BACKENDS.is_dir()),
-        judge_tensorrt(installed_tensorrt() or _version("tensorrt"), _needed_tensorrt(DEFAULT_REPOSITORY)),
+        *examine_gpu(),
         *(judge_port(name, port, is_free=_is_free(port)) for name, port in DEFAULT_PORTS.items()),
     )
 
@@ -140,31 +110,6 @@ def judge_cpu(flags: frozenset[str], cores: set[int]) -> Finding:
     )
 
 
-def judge_backends(absent: Sequence[str], *, is_there: bool) -> Finding:
-    """Judges what NVIDIA's Triton has beside the Python backend; ``is_there``: the folder of its backends."""
-    ok = is_there and not absent
-    found = f"{BACKENDS} without {', '.join(absent)}" if is_there else "none; target cpu serves without them"
-    return Finding(
-        name="Triton's GPU backends",
-        ok=ok,
-        is_needed=False,
-        detail=", ".join(_GPU_BACKENDS) if ok else found,
-        remedy="" if ok else f"for target gpu: the image {IMAGE}, or ours on it (docker build --target gpu)",
-    )
-
-
-def judge_tensorrt(found: str | None, needed: frozenset[str]) -> Finding:
-    """Judges the version of TensorRT; None: there is none. ``needed``: those that plans at hand were built by."""
-    fits = found is not None and needed <= {found}
-    detail = found or "not installed; target cpu serves without it"
-    if found is not None and not fits:
-        detail = f"{found}, but the plans in {DEFAULT_REPOSITORY} were built by {', '.join(sorted(needed))}"
-    remedy = "for target gpu: use the image of NVIDIA's Triton, which has it"
-    if found is not None:
-        remedy = "build the plans here: tubelet engine, then tubelet repository"
-    return Finding(name="TensorRT", ok=fits, is_needed=False, detail=detail, remedy="" if fits else remedy)
-
-
 def judge_port(name: str, port: int, *, is_free: bool) -> Finding:
     """Judges a default port; another one, or any free one (0), can always be chosen."""
     return Finding(
@@ -181,7 +126,6 @@ _SERVING_PACKAGES: dict[str, Callable[[], object]] = {
     "openvino": load_openvino,
     "onnxruntime": load_onnxruntime,
 }
-_GPU_BACKENDS = ("python", "onnxruntime", "tensorrt")
 _BUILDING_PACKAGES = {"torch": "export", "onnx": "export", "nncf": "quantise"}
 
 
@@ -213,14 +157,14 @@ def _find_module(package: str, load: Callable[[], object]) -> Finding:
         name=package,
         ok=not problem,
         is_needed=True,
-        detail=problem or (_version(package) or "installed"),
+        detail=problem or (installed_version(package) or "installed"),
         remedy=f"pip install 'tubelet[server]' ({package})" if problem else "",
     )
 
 
 def _find_package(package: str, extra: str) -> Finding:
     # Only its metadata: torch takes seconds to import, and serving does without it.
-    found = _version(package)
+    found = installed_version(package)
     return Finding(
         name=package,
         ok=found is not None,
@@ -228,37 +172,6 @@ def _find_package(package: str, extra: str) -> Finding:
         detail=found or "not installed; serving does without it",
         remedy="" if found else f"pip install 'tubelet[{extra}]'",
     )
-
-
-def _find_gpu() -> Finding:
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        answer = ""
-    gpus = "; ".join(answer.strip().splitlines())
-    return Finding(
-        name="NVIDIA GPU",
-        ok=bool(gpus),
-        is_needed=False,
-        detail=gpus or "none; target cpu serves without one",
-        remedy="" if gpus else "for target gpu: a GPU and its driver, and docker run --gpus all",
-    )
-
-
-def _needed_tensorrt(repository: Path) -> frozenset[str]:
-    try:
-        models = RepositoryIndex.load(repository).models
-    except TubeletError:
-        return frozenset()
-    return frozenset(model.tensorrt for model in models if model.tensorrt is not None)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _free_bytes(folder: Path) -> int | None:

@@ -14,9 +14,13 @@ from tubelet.server.triton import Ports, Triton
 from tubelet.spec.errors import ExportMismatchError, MachineError
 from tubelet.spec.repository import RepositoryIndex
 
-__all__ = ["ServeOptions", "check_options", "choose_ports"]
+__all__ = ["ServeOptions", "check_options", "choose_ports", "start_timeout_s"]
 
 LOOPBACK = ("127.0.0.1", "localhost")
+
+START_TIMEOUT_S, GPU_START_TIMEOUT_S, BUILD_TIMEOUT_S = 120.0, 300.0, 1800.0
+"""Until every model answers: on processors; where plans are read into a card and each profile is tried; where ONNX
+Runtime has TensorRT build its engines first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +83,14 @@ def choose_ports(options: ServeOptions) -> Ports:
                 ) from exc
             chosen.append(listener.getsockname()[1])
     return Ports(*chosen)
+
+
+def start_timeout_s(index: RepositoryIndex) -> float:
+    """How long a server of this repository may take until every model answers."""
+    if index.target == "cpu":
+        return START_TIMEOUT_S
+    engines = {model.running.engine for model in index.models}
+    return BUILD_TIMEOUT_S if "onnxruntime_tensorrt" in engines else GPU_START_TIMEOUT_S
 
 
 def _check_verified(index: RepositoryIndex) -> None:

@@ -7,7 +7,6 @@ the whole server when something is wrong: seconds, and nothing of the old one is
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import select
@@ -15,31 +14,25 @@ import selectors
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from tubelet.server import shm
 from tubelet.server.card import memory_pools
-from tubelet.server.health import Patient, Probe
-from tubelet.server.options import ServeOptions, check_options, choose_ports
+from tubelet.server.health import Probe
+from tubelet.server.options import ServeOptions, check_options, choose_ports, start_timeout_s
 from tubelet.server.process import TritonProcess, open_pidfd
+from tubelet.server.rounds import Rounds
+from tubelet.server.speaker import Speaker
 from tubelet.server.triton import find_tritonserver, server_arguments
 from tubelet.spec.errors import MachineError
 from tubelet.spec.repository import RepositoryIndex, ServedModel
 
 __all__ = ["ServeOptions", "serve"]
 
-CANARY_INTERVAL_S, MAX_CANARY_INTERVAL_S = 5.0, 60.0
-CANARY_SHARE = 0.05
-"""Part of the time that goes into asking, at most."""
-START_TIMEOUT_S, GPU_START_TIMEOUT_S, BUILD_TIMEOUT_S = 120.0, 300.0, 1800.0
-"""Until every model answers: on processors; where plans are read into a card and each profile is tried; where ONNX
-Runtime has TensorRT build its engines first."""
 STOP_GRACE_S = 35.0
 MAX_FAILED_STARTS = 5
 """Starts in a row that do not get ready: it will not get better by itself."""
@@ -78,6 +71,7 @@ class Supervisor:
         check_options(options, self._triton, self._index)
         self._ports = choose_ports(options)
         self._probe = Probe(options.address, self._ports.http, self._ports.metrics)
+        self._speaker = Speaker(is_json=options.json_events, to_stderr=bool(options.command))
         self._prefix = shm.region_prefix()
         self._admin_key = secrets.token_urlsafe(32)
         shm.remove_stale()
@@ -111,7 +105,8 @@ class Supervisor:
             if not self._start():
                 return 0
             self._start_command()
-            threading.Thread(target=self._watch_health, daemon=True).start()
+            rounds = Rounds(self._probe, self._index.models, serving=lambda: self._serving, tell=self._fell_ill)
+            rounds.start(self._stopping)
             return self._watch()
         finally:
             signal.set_wakeup_fd(-1)
@@ -151,6 +146,7 @@ class Supervisor:
             shm_prefix=self._prefix,
             shm_bytes=max(model.shm_bytes for model in self._index.models),
             pools=memory_pools(self._index),
+            host_code=any(model.host_code for model in self._index.models),
         )
         self._process = TritonProcess(arguments, self._triton.environment(os.environ))
         self._watch_process(self._process.pid, "tritonserver")
@@ -167,7 +163,8 @@ class Supervisor:
             if not self._first_answer(model, by=started + patience_s):
                 return False
         self._serving = self._process
-        self._announce_ready(time.monotonic() - started)
+        models = [model.name for model in self._index.models]
+        self._speaker.ready(models, self._options.address, self._ports, seconds=time.monotonic() - started)
         return True
 
     def _first_answer(self, model: ServedModel, *, by: float) -> bool:
@@ -197,7 +194,7 @@ class Supervisor:
         """
         for attempt in range(1, MAX_FAILED_STARTS + 1):
             self._serving = self._illness = None
-            self._emit("lost", f"lost {lost}; starting again", reason=lost)
+            self._speaker.emit("lost", f"lost {lost}; starting again", reason=lost)
             self._end_process()
             if not self._pause():
                 return False
@@ -225,32 +222,22 @@ class Supervisor:
         """Lets the server finish; a second signal while it does so ends it at once."""
         self._stopping.set()
         self._serving = None
-        self._emit("stopping", "stopping")
+        self._speaker.emit("stopping", "stopping")
         if self._command is not None and self._command.poll() is None:
             self._command.terminate()
         for number in STOP_SIGNALS:
             signal.signal(number, _exit_now)
         if self._process is not None:
             self._process.terminate(grace_s=STOP_GRACE_S)
-        self._emit("stopped", "stopped")
+        self._speaker.emit("stopped", "stopped")
         return 0
 
-    def _watch_health(self) -> None:
-        """Looks after every model, in a thread of its own, until the supervisor stops."""
-        patients = [Patient(self._probe, model) for model in self._index.models]
-        pause_s = CANARY_INTERVAL_S
-        while not self._stopping.wait(pause_s):
-            began = time.monotonic()
-            for patient in patients:
-                asked = self._serving
-                is_ill = patient.is_ill()
-                # A server that went away meanwhile has been seen to do so by somebody else.
-                if is_ill and asked is not None and asked is self._serving and self._illness is None:
-                    self._illness = f"the model {patient.model.name}: its canary got no answer"
-                    self._wake()
-            # A large model computes for seconds, and is there for others.
-            round_s = time.monotonic() - began
-            pause_s = min(max(CANARY_INTERVAL_S, round_s / CANARY_SHARE), MAX_CANARY_INTERVAL_S)
+    def _fell_ill(self, asked: object, model: ServedModel) -> None:
+        """Hears, from another thread, of a model that does not answer on the server ``asked``."""
+        # A server that went away meanwhile has been seen to do so by somebody else.
+        if asked is self._serving and self._illness is None:
+            self._illness = f"the model {model.name}: its canary got no answer"
+            self._wake()
 
     def _start_command(self) -> None:
         if not self._options.command:
@@ -288,40 +275,6 @@ class Supervisor:
     def _read_wakeup(self) -> bool:
         """Empties the wake-up socket; True when a signal was in it."""
         return any(self._wakeups.recv(64))
-
-    def _announce_ready(self, seconds: float) -> None:
-        address = self._options.address
-        urls = {
-            "http": f"http://{address}:{self._ports.http}",
-            "grpc": f"{address}:{self._ports.grpc}",
-            "metrics": f"http://{address}:{self._ports.metrics}/metrics",
-        }
-        models = [model.name for model in self._index.models]
-        text = "  ".join(f"{name} {url}" for name, url in urls.items())
-        self._emit(
-            "ready",
-            f"ready after {seconds:.1f} s: {', '.join(models)}\n  {text}",
-            seconds=seconds,
-            models=models,
-            **urls,
-        )
-
-    def _emit(self, event: str, text: str, **facts: Any) -> None:
-        """Tells what happened: on standard output, or, where that belongs to the command, on standard error."""
-        stream = sys.stderr if self._options.command else sys.stdout
-        line = json.dumps({"event": event, **facts}) if self._options.json_events else f"tubelet: {text}"
-        try:
-            print(line, file=stream, flush=True)
-        except OSError:  # nobody reads any more; that is no reason to stop serving
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def start_timeout_s(index: RepositoryIndex) -> float:
-    """How long a server of this repository may take until every model answers."""
-    if index.target == "cpu":
-        return START_TIMEOUT_S
-    engines = {model.running.engine for model in index.models}
-    return BUILD_TIMEOUT_S if "onnxruntime_tensorrt" in engines else GPU_START_TIMEOUT_S
 
 
 def _exit_now(number: int, _: object) -> None:

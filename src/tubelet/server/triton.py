@@ -110,11 +110,13 @@ def server_arguments(
     shm_prefix: str,
     shm_bytes: int,
     pools: Pools | None = None,
+    host_code: bool = False,
 ) -> list[str]:
     """The command line of tritonserver; what it leaves out is left out on purpose.
 
     No response cache (it does not see request parameters), no polling, no automatic completion of configurations.
-    ``pools`` are a GPU's: with Triton's own 64 MiB the tensors would silently lie on the host.
+    ``pools`` are a GPU's: with Triton's own 64 MiB the tensors would silently lie on the host. ``host_code`` lets
+    TensorRT run what plans bring along.
     """
     restricted = f"{ADMIN_GROUPS}:tubelet-key={admin_key}"
     arguments = [
@@ -143,6 +145,8 @@ def server_arguments(
     if pools is not None:
         arguments.append(f"--cuda-memory-pool-byte-size=0:{pools.device_bytes}")
         arguments.append(f"--pinned-memory-pool-byte-size={pools.pinned_bytes}")
+    if host_code:
+        arguments.append("--backend-config=tensorrt,version-compatible=true")
     if triton.is_wheel:
         arguments.append("--allow-gpu-metrics=false")
     else:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from tubelet.spec.engine import Running, Target
-from tubelet.spec.errors import ContractError
+from tubelet.spec.errors import ContractError, RecipeError
 from tubelet.spec.strict import decode, encode
 
 __all__ = ["ENGINE_FOLDER", "REPOSITORY_FILE", "Decoder", "RepositoryIndex", "ServedModel"]
@@ -50,6 +50,8 @@ class ServedModel:
     """The version that built its plans, where no other runs them; None: it has no plans, or they run on more."""
     gpu: str | None = None
     """As `tensorrt`, the name of the card."""
+    host_code: bool = False
+    """Whether its plans bring a TensorRT runtime along, which Triton loads only when it is told to."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,8 +67,7 @@ class RepositoryIndex:
         """Reads a repository's index.
 
         Raises:
-            ContractError: the folder holds no finished repository.
-            RecipeError: the index has unknown, missing or unfit fields.
+            ContractError: the folder holds no finished repository, or one that another version wrote.
         """
         try:
             data = json.loads((repository / REPOSITORY_FILE).read_text(encoding="utf-8"))
@@ -75,7 +76,13 @@ class RepositoryIndex:
                 "contract_mismatch",
                 f"{repository} is no model repository: no readable {REPOSITORY_FILE}; run tubelet repository",
             ) from exc
-        return decode(cls, data, where="repository")
+        try:
+            return decode(cls, data, where="repository")
+        except RecipeError as exc:
+            raise ContractError(
+                "contract_mismatch",
+                f"{repository} was written by another version of tubelet: {exc.message}; run tubelet repository again",
+            ) from exc
 
     def save(self, repository: Path) -> None:
         """Writes the index into the repository's folder."""

@@ -40,7 +40,8 @@ class AnswerStep(SingleStep):
 def features_of_views(call: Call) -> dict[str, NDArray[Any]]:
     """FEATURES ``[V, n, D]`` and POSITIONS ``[V, n]``: what the temporal stage sees of each view.
 
-    Copies of the features that only those pay for who want them.
+    Copies of the features, for ways in that offer them: Triton asks a step for all that its ensemble maps, whatever the
+    caller asked for.
     """
     clip_units, num_crops = call.inputs["CLIP_UNITS"], len(call.inputs["CROPS"])
     seen = {}
