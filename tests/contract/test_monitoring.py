@@ -1,30 +1,19 @@
 """Alert rules by Prometheus' own tool, and the names that rules, dashboard and front agree on."""
 
-import importlib.util
 import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from monitoring import MONITORING, load_check_names
+
 ROOT = Path(__file__).parents[2]
-MONITORING = ROOT / "server" / "monitoring"
 README = (ROOT / "server" / "README.md").read_text(encoding="utf-8")
-
-
-def load_check_names() -> ModuleType:
-    """``server/monitoring/check_names.py``, which is a program beside the package."""
-    spec = importlib.util.spec_from_file_location("check_names", MONITORING / "check_names.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 check_names = load_check_names()

@@ -99,7 +99,8 @@ def test_rows_do_not_depend_on_their_batch_beyond_rounding(bundle: Callable[[str
     build_engines(folder, Wishes(precision="fp32", timing_cache=cache))
     contract = Manifest.load(folder).contract
     chain = Chain.open(folder, contract, "tensorrt", "fp32")
-    most = Plan.load(folder / "gpu" / "encoder.fp32.plan").most_rows
+    plan = Plan.load(folder / "gpu" / "encoder.fp32.plan")
+    most = max(profile.inputs["UNITS"].most[0] for profile in plan.profiles)
     sample = generated_sample(contract, num_frames=contract.sampler.num_frames, largest_batch=most, seed=1)
     units = chain.units(sample)
     answers = [chain.answer(sample, units, batch=batch)["VIEW_LOGITS"] for batch in (1, 3, most)]

@@ -1,6 +1,5 @@
 """A real Prometheus scrapes a live server; every rule and every panel is evaluated by it."""
 
-import importlib.util
 import json
 import os
 import re
@@ -19,25 +18,15 @@ from urllib.request import urlopen
 
 import pytest
 import yaml  # type: ignore[import-untyped]
-from real_server import ROOT, Serving
+from real_server import Serving
 
+from monitoring import MONITORING, load_check_names
 from tubelet.preprocess.canary import canary_video
 from tubelet.spec.errors import InvalidVideoError
 
 pytestmark = pytest.mark.needs_triton
 
-MONITORING = ROOT / "server" / "monitoring"
 SCRIPT = MONITORING / "check_names.py"
-
-
-def load_check_names() -> Any:
-    spec = importlib.util.spec_from_file_location("check_names", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 check_names = load_check_names()
 EMPTY = {

@@ -10,7 +10,7 @@ from tubelet.spec.errors import ContractError
 from tubelet.spec.manifest import Contract
 from tubelet.spec.tensors import GRAPH_STEPS, step_tensors
 
-__all__ = ["graph_sha256", "graphs_sha256"]
+__all__ = ["file_sha256", "graph_sha256", "graphs_sha256"]
 
 
 def graphs_sha256(bundle: Path, contract: Contract, precision: Precision, engine: EngineName = "openvino") -> str:
@@ -39,6 +39,12 @@ def graph_sha256(bundle: Path, name: str) -> str:
     return hashlib.sha256(_lines(bundle, name)).hexdigest()
 
 
+def file_sha256(file: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def _lines(bundle: Path, name: str) -> bytes:
     """A line for each file of a graph: its name and its SHA-256."""
     if not (bundle / name).is_file():
@@ -47,6 +53,5 @@ def _lines(bundle: Path, name: str) -> bytes:
     lines = []
     for file in (bundle / name, bundle / f"{name}.data"):
         if file.is_file():
-            with file.open("rb") as stream:
-                lines.append(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n")
+            lines.append(f"{file.name} {file_sha256(file)}\n")
     return "".join(lines).encode()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tubelet.export.configs import SAMPLE_PROCESSES
-from tubelet.export.digests import graph_sha256
+from tubelet.export.digests import file_sha256, graph_sha256
 from tubelet.export.profiles import plan_profiles, plan_steps
 from tubelet.spec.engine import Mode, Running, graph_file, plan_file
 from tubelet.spec.errors import ContractError, InvalidRequestError
@@ -197,12 +196,10 @@ def _find_plan(bundle: Path, manifest: Manifest, step: PlanStep, running: Runnin
         raise _missing(bundle, manifest, running, f"TensorRT plan of step {step}")
     plan = Plan.load(path)
     graph = graph_file(step, running.precision, "gpu")
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     compared = {
         "its contract": (plan.contract_digest, manifest.contract_digest),
         graph: (plan.graph_sha256, graph_sha256(bundle, graph)),
-        path.name: (plan.plan_sha256, digest),
+        path.name: (plan.plan_sha256, file_sha256(path)),
     }
     for what, (built, found) in compared.items():
         if built != found:

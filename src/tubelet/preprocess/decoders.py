@@ -38,19 +38,8 @@ class FrameDecoder(Protocol):
 class _PyavDecoder:
     """PyAV on the processor."""
 
-    def open(self, video: bytes, guard: Guard) -> AbstractContextManager[Source]:
-        return open_video(video, guard)
-
-    def read_frames(
-        self,
-        source: Source,
-        guard: Guard,
-        *,
-        wanted: Collection[int],
-        take: Callable[[int, VideoFrame], None],
-        restart: Callable[[], None],
-    ) -> Reading:
-        return read_frames(source, guard, wanted=wanted, take=take, restart=restart)
+    open = staticmethod(open_video)
+    read_frames = staticmethod(read_frames)
 
 
 PYAV: FrameDecoder = _PyavDecoder()

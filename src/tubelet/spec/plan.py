@@ -135,11 +135,6 @@ class Plan:
         partial.write_text(json.dumps(encode(self), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         partial.replace(_beside(plan))
 
-    @property
-    def most_rows(self) -> int:
-        """The encoder's largest batch, over all profiles."""
-        return max(shapes.most[0] for profile in self.profiles for shapes in profile.inputs.values())
-
 
 _AGAIN = "build it again: tubelet engine"
 
