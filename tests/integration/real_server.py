@@ -33,7 +33,12 @@ class Serving:
             text=True,
             env={**os.environ, "no_proxy": "*"},
         )
-        self.ready = self.wait_for("ready")
+        try:
+            self.ready = self.wait_for("ready")
+        except BaseException:
+            self.process.kill()
+            self.wait()
+            raise
 
     def __enter__(self) -> Self:
         return self

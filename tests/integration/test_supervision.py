@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -175,6 +175,23 @@ def test_a_signal_while_starting_ends_cleanly(repository: Path) -> None:
             process.communicate()
     assert process.returncode == 0
     assert list(Path("/dev/shm").glob(region)) == []
+
+
+def test_a_server_that_crashes_while_it_starts_is_started_again(repository: Path) -> None:
+    arguments = [str(TUBELET), "serve", "--json", "--repository", str(repository), *PORTS]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: any(Path("/dev/shm").glob(f"tubelet_{process.pid}_*")))
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                stat, command = (folder / "stat").read_text(), (folder / "cmdline").read_bytes()
+                if int(stat.rsplit(")", 1)[1].split()[1]) == process.pid and b"bin/tritonserver" in command:
+                    os.kill(int(folder.name), signal.SIGABRT)
+        assert process.stdout is not None
+        events = [json.loads(process.stdout.readline())["event"] for _ in range(2)]
+        process.terminate()
+        process.stdout.read()
+    assert events == ["lost", "ready"]
+    assert process.returncode == 0
 
 
 def test_a_killed_supervisor_takes_the_server_with_it(serve: Callable[..., Serving]) -> None:

@@ -50,6 +50,12 @@ class TritonProcess:
         return self._process.poll() is not None
 
     @property
+    def has_crashed(self) -> bool:
+        """Whether a signal ended it: a server that ends by itself has said why, and will say it again."""
+        code = self._process.poll()
+        return code is not None and code < 0
+
+    @property
     def last_words(self) -> str:
         """The end of the log, for the message about a start that failed."""
         self._reader.join(timeout=2.0)

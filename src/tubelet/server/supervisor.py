@@ -102,7 +102,7 @@ class Supervisor:
         previous = [(number, signal.signal(number, lambda *_: None)) for number in STOP_SIGNALS]
         signal.set_wakeup_fd(self._waker.fileno())
         try:
-            if not self._start():
+            if not self._first_start():
                 return 0
             self._start_command()
             rounds = Rounds(self._probe, self._index.models, serving=lambda: self._serving, tell=self._fell_ill)
@@ -126,6 +126,21 @@ class Supervisor:
             lost = next((data for data in happened if data in ("tritonserver", "a Python backend")), self._illness)
             if lost and not self._restart(lost):
                 return 0
+
+    def _first_start(self) -> bool:
+        """Starts the first server; one that crashes meanwhile is followed by others, one that gives up is not.
+
+        Triton 2.51 has been seen to abort, though seldom, while its backends start (boost's ``lock_exception``).
+
+        Raises:
+            MachineError: ``start_failed``, as `_start` and `_restart`.
+        """
+        try:
+            return self._start()
+        except MachineError as exc:
+            if self._process is None or not self._process.has_crashed:
+                raise
+            return self._restart(_while_it_started(exc))
 
     def _start(self) -> bool:
         """Starts a server and waits until every model answers; False when a signal came first.
@@ -203,7 +218,7 @@ class Supervisor:
             except MachineError as exc:
                 if attempt == MAX_FAILED_STARTS:
                     raise
-                lost = f"the server while it started ({exc.message.splitlines()[0]})"
+                lost = _while_it_started(exc)
         return False
 
     def _pause(self) -> bool:
@@ -275,6 +290,10 @@ class Supervisor:
     def _read_wakeup(self) -> bool:
         """Empties the wake-up socket; True when a signal was in it."""
         return any(self._wakeups.recv(64))
+
+
+def _while_it_started(error: MachineError) -> str:
+    return f"the server while it started ({error.message.splitlines()[0]})"
 
 
 def _exit_now(number: int, _: object) -> None:

@@ -1,0 +1,1 @@
+"""Scores archives of videos through running servers: lists of any length, resumable, into Parquet."""
