@@ -69,6 +69,7 @@ def test_shapes_types_and_bookkeeping(contract: Contract, make_video: MakeVideo,
     assert prepared.frame_times.shape == (4, 4)
     np.testing.assert_allclose(prepared.frame_times * 25, clips_of(prepared, frames), rtol=1e-5)
     assert prepared.num_frames == 30
+    assert prepared.duration_s == pytest.approx(1.2)
     assert len(frames) <= prepared.frames_decoded < 30
     assert prepared.warnings == ()
     assert set(prepared.milliseconds) == {"decode", "resize"}
@@ -128,6 +129,7 @@ def test_a_variable_rate_is_sampled_by_frames_and_timed_by_time_stamps(
     prepared = prepare(make_video(7, pts_ms=(100, 105, 200, 201, 500, 1000, 2100)), contract)
     assert read_numbers(prepared.frames) == [0, 2, 4, 6]
     np.testing.assert_allclose(prepared.frame_times, [[0, 0.1, 0.4, 2.0]], atol=1e-6)
+    assert 2.0 < prepared.duration_s < 4.0  # nobody knows how long the last frame is shown
 
 
 def test_a_target_rate_is_sampled_by_time(
@@ -145,6 +147,7 @@ def test_a_part_of_a_video_is_the_video(
 ):
     prepared = prepare(make_video(30, container=container), contract, start_s=0.4, end_s=0.8)
     assert prepared.num_frames == 10
+    assert prepared.duration_s == pytest.approx(1.2)  # of the whole
     assert read_numbers(prepared.frames) == [11, 13, 15, 17]
     np.testing.assert_allclose(prepared.frame_times, [[0.44, 0.52, 0.6, 0.68]], atol=1e-5)
 
@@ -258,6 +261,7 @@ def test_decoded_frames_are_prepared_like_their_video(contract: Contract, make_v
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
     np.testing.assert_allclose(found.frame_times, expected.frame_times, atol=1e-6)
     assert found.num_frames == expected.num_frames == 25
+    assert found.duration_s == pytest.approx(expected.duration_s)
     assert found.frames_decoded == 0
 
 

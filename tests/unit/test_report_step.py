@@ -70,7 +70,8 @@ def test_what_comes_from_the_card_is_handed_through(make_step, make_contract) ->
         assert outputs[name] is given[name]
     assert outputs["AFTER"].tolist() == [math.inf]
     report = json.loads(outputs["REPORT"][0])
-    assert list(report) == ["protocol", "warnings", "units_encoded", "milliseconds", "top"]
+    assert list(report) == ["protocol", "warnings", "units_encoded", "milliseconds", "contract_digest", "top"]
+    assert report["contract_digest"] == contract.digest
     assert report["top"] == {"two": 0.75, "one": 0.25}
 
 

@@ -47,6 +47,8 @@ class Prepared:
     """``[K, T]``, seconds from the first frame of the video."""
     clip_spans: NDArray[np.float32]
     """``[K, 2]``, when each clip begins and ends, as ``frame_times``."""
+    duration_s: float
+    """Of the whole video, whatever part was asked for."""
     num_frames: int
     """N, frames of the video, or of the part of it that was asked for."""
     frames_decoded: int
@@ -122,7 +124,7 @@ def read_video(
         if not stamped:
             warnings.append("timestamps: missing or not rising; times were counted at the frame rate")
     _read_missing(video, guard, store, plan)
-    return _finish(plan, store, contract, request, guard, reading, warnings)
+    return _finish(plan, store, contract, request, guard, reading, warnings, duration_s=clock.duration_s)
 
 
 def prepare_frames(
@@ -163,13 +165,14 @@ def prepare_frames(
     num_frames, height, width = frames.shape[:3]
     guard.check_frames(num_frames)
     guard.check_size(width=width, height=height)
-    plan = _plan(constant_clock(num_frames, fps=fps), request, contract, guard)
+    clock = constant_clock(num_frames, fps=fps)
+    plan = _plan(clock, request, contract, guard)
     store = FrameStore(contract.resize, request.protocol.num_crops)
     store.expect(plan.units.frames.tolist())
     for number in plan.units.frames.tolist():
         guard.check_time()
         store.add(number, frames[number])
-    return _finish(plan, store, contract, request, guard, Reading(decoder=""), [])
+    return _finish(plan, store, contract, request, guard, Reading(decoder=""), [], duration_s=clock.duration_s)
 
 
 def _estimate(source: Source, request: Request, contract: Contract, guard: Guard) -> frozenset[int]:
@@ -238,6 +241,8 @@ def _finish(
     guard: Guard,
     reading: Reading,
     warnings: list[str],
+    *,
+    duration_s: float,
 ) -> Prepared:
     warnings.extend(f"{word}: {text}" for word, text in store.to_rgb.warnings.items())
     if store.sizes_differ:
@@ -256,6 +261,7 @@ def _finish(
         crops=crops,
         frame_times=plan.frame_times,
         clip_spans=plan.clip_spans,
+        duration_s=duration_s,
         num_frames=plan.num_frames,
         frames_decoded=guard.frames_decoded,
         decoder=reading.decoder,

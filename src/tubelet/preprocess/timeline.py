@@ -40,6 +40,11 @@ class VideoClock:
         """N."""
         return len(self.times)
 
+    @property
+    def duration_s(self) -> float:
+        """From the first frame to the end of the last, in seconds."""
+        return float(self.times[-1]) + self.interval_s
+
     def part(self, frames: slice) -> VideoClock:
         """The clock of a part, which counts its frames and ticks from its own first frame, as a file of its own."""
         ticks = self.ticks

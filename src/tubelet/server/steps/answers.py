@@ -30,8 +30,9 @@ class AnswerStep(SingleStep):
         return (self.folder / name).read_text(encoding="utf-8").splitlines()
 
     def report(self, facts: Mapping[str, Any], answer: Arrays) -> NDArray[np.object_]:
-        """REPORT: the ``facts``, and the most probable labels."""
-        report = dict(facts) | {"top": best_labels(answer["PROBABILITIES"], self.labels)}
+        """REPORT: the ``facts``, by which contract they are, and the most probable labels."""
+        top = best_labels(answer["PROBABILITIES"], self.labels)
+        report = dict(facts) | {"contract_digest": self.contract_digest, "top": top}
         if "PRODUCT" in answer:
             report[f"top_{self.contract.product}"] = best_labels(answer["PRODUCT"], self.product_labels)
         return text_tensor(json.dumps(report, ensure_ascii=False))

@@ -8,7 +8,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -87,6 +87,11 @@ class Step(ABC):
         self.folder = Path(args["model_repository"]) / args["model_version"]
         self.metrics = StepMetrics(self.contract.name, step=self.name)
         self.open()
+
+    @cached_property
+    def contract_digest(self) -> str:
+        """By which contract this step works; answers say it."""
+        return self.contract.digest
 
     @property
     def running(self) -> Running:

@@ -32,7 +32,8 @@ class TritonPythonModel(SingleStep):
         logits = average_views(answers, self.contract.aggregation, heads)
         shares = probabilities(logits, heads)
         reports = [json.loads(inputs[f"REPORT_{i}"][0]) for i in members]
-        report = self._report(reports) | {"top": best_labels(shares, self.labels)}
+        top = best_labels(shares, self.labels)
+        report = self._report(reports) | {"contract_digest": self.contract_digest, "top": top}
         return {
             "LOGITS": logits,
             "PROBABILITIES": shares,
@@ -49,6 +50,7 @@ class TritonPythonModel(SingleStep):
             "warnings": [
                 f"{name}: {text}" for name, report in zip(names, reports, strict=True) for text in report["warnings"]
             ],
+            "duration_s": reports[0]["duration_s"],  # all have seen the same video
             **{count: sum(report[count] for report in reports) for count in counts},
             "milliseconds": self._milliseconds([report["milliseconds"] for report in reports]),
             "members": dict(zip(names, reports, strict=True)),

@@ -45,6 +45,7 @@ def report_tensor(
     return _report(
         protocol=request.protocol.name,
         warnings=prepared.warnings,
+        duration_s=prepared.duration_s,
         frames=prepared.num_frames,
         frames_decoded=prepared.frames_decoded,
         views=len(prepared.clip_units) * num_crops,
@@ -62,6 +63,7 @@ def features_report_tensor(
     return _report(
         protocol="features",
         warnings=(),
+        duration_s=None,
         frames=0,
         frames_decoded=0,
         views=num_views,
