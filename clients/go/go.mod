@@ -1,0 +1,3 @@
+module tubelet.example/classify
+
+go 1.19
