@@ -22,7 +22,7 @@ import numpy as np
 from direct import Direct
 from served import Server, serving
 
-from tubelet.clients import VideoClassifier
+from tubelet.clients import Retries, VideoClassifier
 from tubelet.demo.clips import write_clips
 from tubelet.preprocess.canary import canary_video
 from tubelet.spec.errors import UnavailableError
@@ -89,7 +89,8 @@ def recovery(server: Server) -> dict[str, float]:
     """Kills an encoder backend, then tritonserver, while six callers ask; seconds to the first answer after it."""
     seconds = {}
     for victim in ("motion_encoder", "bin/tritonserver"):
-        with VideoClassifier(server.addresses["grpc"]) as classifier, ThreadPoolExecutor(6) as pool:
+        once = VideoClassifier(server.addresses["grpc"], retries=Retries(attempts=1))
+        with once as classifier, ThreadPoolExecutor(6) as pool:
             killed = threading.Event()
             callers = [pool.submit(ask_until_it_is_back, classifier, killed) for _ in range(6)]
             os.kill(find_process(server.pid, victim), signal.SIGKILL)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from tubelet.clients import VideoClassifier
+from tubelet.clients import Retries, VideoClassifier
 
 ROOT = Path(__file__).parents[2]
 TUBELET = Path(sys.executable).parent / "tubelet"
@@ -56,7 +56,8 @@ class Serving:
         raise AssertionError(f"no {event!r} before the end (exit {self.process.wait()}): {self.events}")
 
     def classifier(self, **options: Any) -> VideoClassifier:
-        return VideoClassifier(self.ready["grpc"], **options)
+        """One that tries once, unless told otherwise: most tests want to see what a server answers."""
+        return VideoClassifier(self.ready["grpc"], **{"retries": Retries(attempts=1), **options})
 
     def processes(self, name: str) -> list[int]:
         """Process ids of tritonserver or of its Python stubs, whose command lines hold ``name``."""

@@ -99,7 +99,7 @@ def test_decoded_frames_give_it_too(vtn: VideoClassifier, video: bytes, protocol
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         fps = float(container.streams.video[0].average_rate or 0)
     whole = vtn.classify(video, protocol=protocol, with_features=True)
-    of_frames = vtn.classify_frames(np.stack(frames).astype(np.uint8), fps=fps, protocol=protocol, with_features=True)
+    of_frames = vtn.classify(np.stack(frames).astype(np.uint8), fps=fps, protocol=protocol, with_features=True)
     assert_alike(of_frames, whole, atol=CANARY_ATOL)
     np.testing.assert_allclose(of_frames.clip_spans, whole.clip_spans, atol=1e-3)  # type: ignore[arg-type]
 

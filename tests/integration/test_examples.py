@@ -69,7 +69,7 @@ def test_the_binary_extension_answers_with_labels(server: Serving, folder: Path)
 @needs_curl
 def test_the_contract_can_be_asked_for(server: Serving, folder: Path) -> None:
     with server.classifier() as classifier:
-        assert classifier.contract.digest in run_block(2, folder, server.ready["http"])
+        assert classifier.describe().contract.digest in run_block(2, folder, server.ready["http"])
 
 
 @needs_curl

@@ -102,17 +102,17 @@ def test_frames_give_the_same_answer_as_their_video(classifier: VideoClassifier,
         frames = np.stack(decoded).astype(np.uint8)
         fps = float(container.streams.video[0].average_rate or 0)
     of_video = classifier.classify(video)
-    of_frames = classifier.classify_frames(frames, fps=fps)
+    of_frames = classifier.classify(frames, fps=fps)
     np.testing.assert_array_equal(of_frames.logits, of_video.logits)
 
 
 def test_contract_comes_from_the_server(classifier: VideoClassifier, server: Serving, motion_bundle: Path) -> None:
     contract = Manifest.load(motion_bundle).contract
-    assert classifier.contract == contract
+    assert classifier.describe().contract == contract
     with server.classifier(expect_digest=contract.digest) as other:
-        assert other.contract.digest == contract.digest
-    with pytest.raises(ContractError):
-        server.classifier(expect_digest="sha256:of another")
+        assert other.describe().contract.digest == contract.digest
+    with server.classifier(expect_digest="sha256:of another") as other, pytest.raises(ContractError):
+        other.describe()
 
 
 def test_any_kserve_client_gets_labels(server: Serving, video: bytes) -> None:
@@ -186,8 +186,11 @@ def test_unknown_parameter_over_http(server: Serving, video: bytes) -> None:
 
 
 def test_unknown_model_names_those_that_exist(server: Serving) -> None:
-    with pytest.raises(InvalidRequestError, match="motion"):
-        server.classifier(model="vivit_huge")
+    with (
+        server.classifier(model="vivit_huge") as classifier,
+        pytest.raises(InvalidRequestError, match="the server has motion"),
+    ):
+        classifier.describe()
 
 
 def test_one_wrong_video_among_eight_fails_alone(classifier: VideoClassifier, video: bytes) -> None:
@@ -358,8 +361,8 @@ def test_evaluate_through_the_server_equals_torch(server: Serving, clips: Path) 
     )
     *rows, summary = (json.loads(line) for line in done.stdout.splitlines())
     in_torch = evaluate_in_torch(clips / "labels.csv", recipe=ROOT / "export" / "recipes" / "motion.toml")
-    assert [row["predicted"] for row in rows] == list(in_torch.found)
-    assert summary["top1"] == in_torch.top1
+    assert [row["heads"]["motion"]["found"] for row in rows] == list(in_torch.found)
+    assert summary["heads"]["motion"]["top1"]["value"] == in_torch.top1
     assert summary["rows"] == len(in_torch.wanted)
 
 

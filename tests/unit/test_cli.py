@@ -130,9 +130,9 @@ def test_a_list_is_scored(triton: ScriptedTriton, tmp_path: Path) -> None:
     csv.write_text("video,label\n0.mp4,left\n1.mp4,3\n2.mp4,right\n")
     result = tubelet("evaluate", csv, url=triton.url)
     assert result.exit_code == 0
-    assert "top-1   66.67 %  2 of 3" in result.stdout
-    assert "top-5  100.00 %  3 of 3" in result.stdout
-    assert result.stderr.splitlines()[-1] == "classified: 3 of 3"
+    figures = [line.split() for line in result.stdout.splitlines()]
+    assert [*figures[1][:3], *figures[1][-3:]] == ["top-1", "66.67", "%", "2", "of", "3"]
+    assert [*figures[2][:3], *figures[2][-3:]] == ["top-5", "100.00", "%", "3", "of", "3"]
 
 
 def test_a_list_with_a_failed_row_is_exit_code_1(triton: ScriptedTriton, tmp_path: Path) -> None:
@@ -142,9 +142,33 @@ def test_a_list_with_a_failed_row_is_exit_code_1(triton: ScriptedTriton, tmp_pat
     result = tubelet("evaluate", csv, "--json", url=triton.url)
     assert result.exit_code == 1
     *rows, score = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [row["rank"] for row in rows] == [0, None]
-    assert (score["rows"], score["top1_count"], score["failed"]) == (2, 1, 1)
+    assert [row["heads"]["motion"]["rank"] for row in rows] == [0, None]
+    assert (score["rows"], score["failed"]) == (2, 1)
+    assert score["heads"]["motion"]["top1"]["value"] == 0.5
     assert f"error: line 3, {tmp_path / '1.mp4'}: truncated: it ends" in result.stderr
+
+
+def test_runs_are_compared_and_reports_are_written(triton: ScriptedTriton, tmp_path: Path) -> None:
+    write_videos(tmp_path, LEFT, DOWN, BROKEN)
+    csv = tmp_path / "list.csv"
+    csv.write_text("video,label\n0.mp4,left\n1.mp4,3\n2.mp4,right\n")
+    for name, protocol in (("a", "1x1"), ("b", "4x3")):
+        result = tubelet("evaluate", csv, "--protocol", protocol, "--out", tmp_path / name, url=triton.url)
+        assert result.exit_code == 1
+        assert "truncated" in (tmp_path / name / "report.html").read_text()
+        assert json.loads((tmp_path / name / "evaluation.json").read_text())["protocol"] == protocol
+    result = tubelet("compare", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "compared.html")
+    assert result.exit_code == 0
+    assert "same answer  100.00 %" in result.stdout
+    assert (tmp_path / "compared.html").read_text().startswith("<!")
+    as_json = tubelet("compare", tmp_path / "a", tmp_path / "b", "--json")
+    assert json.loads(as_json.stdout)["heads"][0]["mcnemar"]["p_value"] == 1
+    csv.write_text("video,label\n0.mp4,left\n1.mp4,left\n")
+    assert tubelet("evaluate", csv, "--out", tmp_path / "c", url=triton.url).exit_code == 0
+    result = tubelet("compare", tmp_path / "a", tmp_path / "c")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "different lists: list.csv with 3 videos, list.csv with 2" in result.stderr
+    assert tubelet("compare", tmp_path, tmp_path / "c").exit_code == 1
 
 
 def test_the_doctor_speaks_json(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,15 +16,44 @@ import grpc  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scripted_triton import ScriptedTriton, add_tensor, contract, ensemble, response, running
+from scripted_triton import REPORT, ScriptedTriton, add_tensor, contract, ensemble, fail, response, running, video_of
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from tubelet.clients import Classification, VideoClassifier
-from tubelet.spec.errors import ContractError, InvalidRequestError, InvalidVideoError, LimitError, UnavailableError
+from tubelet.clients import Classification, Retries, Timeouts, VideoClassifier
+from tubelet.spec.errors import (
+    ContractError,
+    DeadlineError,
+    InvalidRequestError,
+    InvalidVideoError,
+    LimitError,
+    OverloadedError,
+    TubeletError,
+    UnavailableError,
+)
 from tubelet.spec.limits import Limits
 
+FRAMES = np.zeros((2, 4, 6, 3), np.uint8)
 LEFT = json.dumps([3.0, 1.0, 0.0, -1.0]).encode()
 DOWN = json.dumps([0.0, 1.0, 2.0, 4.0]).encode()
+
+
+class Trickle(io.RawIOBase):
+    """A file that gives a byte at a time, as a pipe or a socket may."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = io.BytesIO(data)
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        return self._data.read(min(size, 1))
+
+
+def closed_file() -> io.BytesIO:
+    file = io.BytesIO(LEFT)
+    file.close()
+    return file
 
 
 @pytest.fixture
@@ -39,8 +70,8 @@ def test_the_only_public_model_is_found_and_its_contract_read(triton: ScriptedTr
     frames.name = "demo_frames"
     triton.models += [step, other, frames]
     with VideoClassifier(triton.url) as classifier:
-        assert classifier.contract == contract()
-        assert classifier.limits == Limits()
+        described = classifier.describe()
+    assert (described.name, described.contract, described.limits) == ("demo", contract(), Limits())
 
 
 def test_a_video_comes_back_as_labels(triton: ScriptedTriton) -> None:
@@ -60,9 +91,9 @@ def test_the_wishes_travel_as_parameters(triton: ScriptedTriton) -> None:
         "protocol": "4x3",
         "start_s": 1.5,
         "end_s": 2.25,
-        "deadline_ms": 7500.0,
+        "deadline_ms": pytest.approx(7500, abs=500),  # what is left of it
     }
-    assert request.parameters["timeout"].int64_param == 7_500_000
+    assert request.parameters["timeout"].int64_param == pytest.approx(float(sent["deadline_ms"]) * 1000, abs=1)
     asked = {output.name: output.parameters["classification"].int64_param for output in request.outputs}
     assert asked.pop("PROBABILITIES") == contract().num_classes
     assert set(asked) == {"LOGITS", "VIEW_LOGITS", "FRAME_TIMES", "CLIP_SPANS", "REPORT"}
@@ -72,7 +103,7 @@ def test_without_a_deadline_the_clients_or_the_servers_own_holds(triton: Scripte
     triton.models = [ensemble(limits=Limits(default_deadline_s=20.0))]
     sent = []
     for timeout_s in (9.0, 300.0):
-        with VideoClassifier(triton.url, timeout_s=timeout_s) as classifier:
+        with VideoClassifier(triton.url, timeouts=Timeouts(request_s=timeout_s)) as classifier:
             classifier.classify(LEFT)
         sent.append(float(triton.requests[-1].parameters["deadline_ms"].string_param))
     assert sent == [9000.0, 20_000.0]
@@ -82,7 +113,7 @@ def test_frames_go_to_the_other_ensemble(triton: ScriptedTriton) -> None:
     triton.infer = lambda request, context: response([1.0, 0.0, 0.0, 0.0])
     frames = np.arange(2 * 4 * 6 * 3, dtype=np.uint8).reshape(2, 4, 6, 3)
     with VideoClassifier(triton.url) as classifier:
-        classifier.classify_frames(frames, fps=12.5)
+        classifier.classify(frames, fps=12.5)
     (request,) = triton.requests
     assert request.model_name == "demo_frames"
     assert [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in request.inputs] == [
@@ -141,7 +172,7 @@ def test_features_come_and_go(any_length: ScriptedTriton) -> None:
 def test_chunks_and_frames_have_ways_of_their_own(any_length: ScriptedTriton) -> None:
     with VideoClassifier(any_length.url) as classifier:
         classifier.classify(LEFT, chunked=True, protocol="4x3")
-        classifier.classify_frames(np.zeros((2, 8, 8, 3), np.uint8), fps=25.0, with_features=True)
+        classifier.classify(np.zeros((2, 8, 8, 3), np.uint8), fps=25.0, with_features=True)
     first, second = any_length.requests
     assert (first.model_name, second.model_name) == ("demo_chunked", "demo_frames")
     assert first.parameters["protocol"].string_param == "4x3"
@@ -172,11 +203,44 @@ def test_a_model_of_whole_clips_has_no_features(triton: ScriptedTriton) -> None:
         for attempt in (
             lambda: classifier.classify(LEFT, chunked=True),
             lambda: classifier.classify(LEFT, with_features=True),
-            lambda: classifier.classify_frames(np.zeros((2, 8, 8, 3), np.uint8), fps=25.0, with_features=True),
+            lambda: classifier.classify(np.zeros((2, 8, 8, 3), np.uint8), fps=25.0, with_features=True),
             lambda: classifier.classify_features(FEATURES, POSITIONS),
         ):
             with pytest.raises(InvalidRequestError, match="takes whole clips only"):
                 attempt()
+    assert triton.requests == []
+
+
+@pytest.mark.parametrize("wrap", [bytes, bytearray, memoryview, io.BytesIO, Trickle], ids=lambda wrap: wrap.__name__)
+def test_a_video_may_come_as_any_kind_of_bytes(triton: ScriptedTriton, wrap: Callable[[bytes], Any]) -> None:
+    with VideoClassifier(triton.url) as classifier:
+        assert classifier.classify(wrap(LEFT)).labels[0].name == "left"
+    assert video_of(triton.requests[0]) == LEFT
+
+
+def test_an_open_file_is_read_from_where_it_stands(triton: ScriptedTriton, tmp_path: Path) -> None:
+    path = tmp_path / "video"
+    path.write_bytes(b"junk" + DOWN)
+    with VideoClassifier(triton.url) as classifier, path.open("rb") as file:
+        file.seek(4)
+        assert classifier.classify(file).labels[0].name == "down"
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        (io.StringIO("text"), {}, "binary mode"),
+        (closed_file(), {}, "cannot read the file that was given"),
+        (7, {}, "got int"),
+        (LEFT, {"fps": 25.0}, "fps is of decoded frames"),
+        (FRAMES, {}, "need fps, a positive number, got None"),
+        (FRAMES, {"fps": 0.0}, "need fps"),
+        (FRAMES, {"fps": 25.0, "chunked": True}, "chunked is of encoded videos"),
+    ],
+)
+def test_what_is_no_source_is_not_sent(triton: ScriptedTriton, source: Any, options: Any, message: str) -> None:
+    with VideoClassifier(triton.url) as classifier, pytest.raises(InvalidRequestError, match=message):
+        classifier.classify(source, **options)
     assert triton.requests == []
 
 
@@ -185,7 +249,7 @@ def test_a_model_of_whole_clips_has_no_features(triton: ScriptedTriton) -> None:
 )
 def test_what_is_not_frames_is_not_sent(triton: ScriptedTriton, frames: NDArray[Any]) -> None:
     with VideoClassifier(triton.url) as classifier, pytest.raises(InvalidRequestError, match="uint8"):
-        classifier.classify_frames(frames, fps=25.0)
+        classifier.classify(frames, fps=25.0)
     assert triton.requests == []
 
 
@@ -196,7 +260,7 @@ def test_a_file_is_read_and_its_size_checked_before_it_is_sent(triton: ScriptedT
     exceeds.write_bytes(LEFT + b" ")
     with VideoClassifier(triton.url) as classifier:
         assert classifier.classify(fits).labels[0].name == "left"
-        for video in (exceeds, exceeds.read_bytes()):
+        for video in (exceeds, str(exceeds), exceeds.read_bytes(), bytearray(exceeds.read_bytes())):
             with pytest.raises(LimitError, match=f"too_large: max_video_bytes is {len(LEFT)}"):
                 classifier.classify(video)
     assert len(triton.requests) == 1
@@ -222,9 +286,12 @@ def test_pipes_devices_and_folders_are_never_opened(triton: ScriptedTriton, tmp_
 
 def test_another_digest_than_expected_is_refused_before_any_video(triton: ScriptedTriton) -> None:
     digest = contract().digest
-    VideoClassifier(triton.url, expect_digest=digest).close()
-    with pytest.raises(ContractError, match=digest):
-        VideoClassifier(triton.url, expect_digest="sha256:" + "0" * 64)
+    with VideoClassifier(triton.url, expect_digest=digest) as classifier:
+        assert classifier.describe().contract.digest == digest
+    with VideoClassifier(triton.url, expect_digest="sha256:" + "0" * 64) as classifier:
+        for attempt in (classifier.describe, lambda: classifier.classify(LEFT)):
+            with pytest.raises(ContractError, match=digest):
+                attempt()
     assert triton.requests == []
 
 
@@ -239,29 +306,36 @@ def test_another_digest_than_expected_is_refused_before_any_video(triton: Script
 )
 def test_a_contract_that_does_not_hold_together_is_refused(triton: ScriptedTriton, changes: dict[str, str]) -> None:
     triton.models = [ensemble(**changes)]  # type: ignore[arg-type]
-    with pytest.raises(ContractError):
-        VideoClassifier(triton.url)
+    with VideoClassifier(triton.url) as classifier, pytest.raises(ContractError):
+        classifier.classify(LEFT)
+    assert triton.requests == []
 
 
 def test_an_unknown_model_names_those_that_exist(triton: ScriptedTriton) -> None:
     triton.models.append(ensemble("other"))
-    with pytest.raises(InvalidRequestError, match="no model 'demmo'; the server has demo, other"):
-        VideoClassifier(triton.url, model="demmo")
-    with pytest.raises(InvalidRequestError, match="name one of demo, other"):
-        VideoClassifier(triton.url)
+    with VideoClassifier(triton.url) as classifier:
+        assert classifier.models() == ("demo", "other")
+        with pytest.raises(InvalidRequestError, match="no model 'demmo'; the server has demo, other"):
+            classifier.describe("demmo")
+        with pytest.raises(InvalidRequestError, match="name one of demo, other"):
+            classifier.describe()
+        assert classifier.classify(LEFT, model="other").model == "other"
 
 
 def test_an_inner_step_is_no_model_for_callers(triton: ScriptedTriton) -> None:
     triton.models.append(model_config_pb2.ModelConfig(name="demo_units", backend="python"))
-    with pytest.raises(InvalidRequestError, match="inner step"):
-        VideoClassifier(triton.url, model="demo_units")
+    with (
+        VideoClassifier(triton.url, model="demo_units") as classifier,
+        pytest.raises(InvalidRequestError, match="inner step"),
+    ):
+        classifier.describe()
 
 
 @pytest.mark.parametrize("model", [None, "demo"])
 def test_a_server_without_ready_models_is_unavailable(triton: ScriptedTriton, model: str | None) -> None:
     triton.models = []
-    with pytest.raises(UnavailableError):
-        VideoClassifier(triton.url, model=model)
+    with VideoClassifier(triton.url, model=model) as classifier, pytest.raises(UnavailableError):
+        classifier.describe()
 
 
 def test_a_client_finds_the_server_again_after_a_restart() -> None:
@@ -327,3 +401,169 @@ def test_closing_ends_the_calls_that_are_under_way(triton: ScriptedTriton) -> No
 def test_no_label_at_all_is_a_wrong_wish(triton: ScriptedTriton) -> None:
     with VideoClassifier(triton.url) as classifier, pytest.raises(InvalidRequestError, match="top"):
         classifier.classify(LEFT, top=0)
+
+
+def failing(times: int, code: grpc.StatusCode, text: str) -> Callable[..., service_pb2.ModelInferResponse]:
+    """Fails so often, then answers."""
+    left = iter(range(times))
+
+    def infer(request: service_pb2.ModelInferRequest, context: grpc.ServicerContext) -> service_pb2.ModelInferResponse:
+        if next(left, None) is not None:
+            fail(context, code, text)
+        return response([3.0, 1.0, 0.0, -1.0])
+
+    return infer
+
+
+QUICK = Retries(attempts=3, first_pause_s=0.001, most_pause_s=0.001)
+OVERLOADED = (grpc.StatusCode.UNAVAILABLE, "in ensemble 'demo', [request id: 1] Exceeds maximum queue size")
+LOST = (grpc.StatusCode.INTERNAL, "Stub process 'demo_sample_0_0' is not healthy.")
+
+
+@pytest.mark.parametrize("error", [OVERLOADED, LOST])
+def test_what_may_pass_is_tried_again_with_the_same_bytes(triton: ScriptedTriton, error: Any) -> None:
+    triton.infer = failing(2, *error)
+    with VideoClassifier(triton.url, retries=QUICK) as classifier:
+        assert classifier.classify(io.BytesIO(LEFT), deadline_s=60.0).labels[0].name == "left"
+    assert [video_of(request) for request in triton.requests] == [LEFT] * 3
+    left_ms = [float(request.parameters["deadline_ms"].string_param) for request in triton.requests]
+    assert left_ms == sorted(left_ms, reverse=True)
+    assert len(set(left_ms)) == 3
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_attempts_are_counted(triton: ScriptedTriton, attempts: int) -> None:
+    triton.infer = failing(attempts, *OVERLOADED)
+    retries = Retries(attempts=attempts, first_pause_s=0.001)
+    with VideoClassifier(triton.url, retries=retries) as classifier, pytest.raises(OverloadedError):
+        classifier.classify(LEFT)
+    assert len(triton.requests) == attempts
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, "in ensemble 'demo', not_a_video: nothing"),
+        (grpc.StatusCode.INTERNAL, "in ensemble 'demo', internal: the log says why"),
+        (grpc.StatusCode.INTERNAL, "in ensemble 'demo', deadline_exceeded: over"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "too big"),
+    ],
+)
+def test_what_would_fail_again_is_not_tried_again(triton: ScriptedTriton, code: Any, text: str) -> None:
+    triton.infer = failing(1, code, text)
+    with VideoClassifier(triton.url, retries=QUICK) as classifier, pytest.raises(TubeletError):
+        classifier.classify(LEFT)
+    assert len(triton.requests) == 1
+
+
+@pytest.mark.parametrize("bound", ["total_s", "deadline_s"])
+def test_no_attempt_begins_after_the_end_of_the_calls_time(triton: ScriptedTriton, bound: str) -> None:
+    """The pauses are far longer than the time: were it not looked at, the test would not end."""
+    triton.infer = failing(10**9, *OVERLOADED)
+    timeouts = Timeouts(total_s=0.5) if bound == "total_s" else Timeouts()
+    retries = Retries(attempts=10**9, first_pause_s=1e6, most_pause_s=1e6)
+    deadline_s = 0.5 if bound == "deadline_s" else None
+    with VideoClassifier(triton.url, timeouts=timeouts, retries=retries) as classifier, pytest.raises(OverloadedError):
+        classifier.classify(LEFT, deadline_s=deadline_s)
+
+
+@pytest.mark.parametrize("name", ["connect_s", "question_s", "request_s", "total_s"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
+def test_times_are_positive_and_finite(name: str, value: float) -> None:
+    with pytest.raises(InvalidRequestError, match=f"Timeouts: {name}"):
+        Timeouts(**{name: value})
+
+
+@pytest.mark.parametrize("options", [{"attempts": 0}, {"first_pause_s": 0.0}, {"first_pause_s": 9.0}])
+def test_retries_that_mean_nothing_are_refused(options: Any) -> None:
+    with pytest.raises(InvalidRequestError, match="Retries"):
+        Retries(**options)
+
+
+@pytest.mark.parametrize("scheme", ["", "grpcs://", "https://"])
+def test_a_server_that_accepts_and_says_nothing_is_given_up(scheme: str) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        url = f"{scheme}127.0.0.1:{listener.getsockname()[1]}"
+        timeouts = Timeouts(connect_s=0.2, question_s=400.0)  # more than the test itself has
+        with (
+            VideoClassifier(url, timeouts=timeouts, retries=QUICK) as classifier,
+            pytest.raises(UnavailableError, match="no server answers"),
+        ):
+            classifier.describe()
+
+
+def test_a_question_has_its_own_time() -> None:
+    """Over HTTP a connection stands as soon as it is accepted."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with VideoClassifier(url, timeouts=Timeouts(question_s=0.2)) as classifier, pytest.raises(DeadlineError):
+            classifier.describe()
+
+
+def test_headers_are_asked_for_before_every_call(triton: ScriptedTriton) -> None:
+    seen: list[str] = []
+    tokens = iter(f"Bearer {number}" for number in range(100))
+
+    def infer(request: service_pb2.ModelInferRequest, context: grpc.ServicerContext) -> service_pb2.ModelInferResponse:
+        seen.append(dict(context.invocation_metadata())["authorization"])
+        return response([3.0, 1.0, 0.0, -1.0])
+
+    triton.infer = infer
+    with VideoClassifier(triton.url, model="demo", headers=lambda: {"Authorization": next(tokens)}) as classifier:
+        classifier.classify(LEFT)
+        classifier.classify(LEFT)
+    assert seen == ["Bearer 1", "Bearer 2"]  # the first was spent on the question about the model
+
+
+@pytest.mark.parametrize("headers", [{"a b": "c"}, {"a": "b\nc"}, {"": "c"}, {"a": "\u00e9"}])
+def test_headers_that_cannot_travel_are_refused(triton: ScriptedTriton, headers: dict[str, str]) -> None:
+    with VideoClassifier(triton.url, headers=headers) as classifier, pytest.raises(InvalidRequestError, match="header"):
+        classifier.classify(LEFT)
+
+
+def test_a_refused_caller_is_told_to_look_at_the_headers(triton: ScriptedTriton) -> None:
+    triton.infer = lambda _, context: fail(context, grpc.StatusCode.UNAUTHENTICATED, "who are you?")
+    with VideoClassifier(triton.url) as classifier, pytest.raises(InvalidRequestError, match="headers") as caught:
+        classifier.classify(LEFT)
+    assert caught.value.code == "bad_parameter"
+
+
+def test_an_answer_by_another_contract_is_refused_and_the_model_asked_anew(triton: ScriptedTriton) -> None:
+    other = ensemble(any_length=True)
+    digest = other.parameters["contract_digest"].string_value
+    with VideoClassifier(triton.url, model="demo") as classifier:
+        before = classifier.describe()
+        triton.models = [other]
+        triton.infer = lambda *_: response([3.0, 1.0, 0.0, -1.0], report=REPORT | {"contract_digest": digest})
+        with pytest.raises(ContractError, match=f"{digest}.*{before.contract.digest}"):
+            classifier.classify(LEFT)
+        assert classifier.describe().contract.digest == digest
+        assert classifier.classify(LEFT).report.contract_digest == digest
+
+
+def test_a_server_that_comes_back_with_another_contract_is_noticed(triton: ScriptedTriton) -> None:
+    with VideoClassifier(triton.url, expect_digest=contract().digest, retries=Retries(attempts=1)) as classifier:
+        classifier.classify(LEFT)
+        triton.models = [ensemble(any_length=True)]
+        triton.infer = failing(1, *LOST)
+        with pytest.raises(UnavailableError):
+            classifier.classify(LEFT)
+        with pytest.raises(ContractError, match="nothing was sent"):
+            classifier.classify(LEFT)
+    assert len(triton.requests) == 2
+
+
+def test_a_closed_client_says_so(triton: ScriptedTriton) -> None:
+    used, unused = VideoClassifier(triton.url), VideoClassifier(triton.url)
+    used.classify(LEFT)
+    for classifier in (used, unused):
+        classifier.close()
+        classifier.close()
+        with pytest.raises(UnavailableError, match="was closed"):
+            classifier.models()
+        with pytest.raises(UnavailableError, match="was closed"):
+            classifier.classify(LEFT)

@@ -8,7 +8,6 @@ import pty
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import IO
 
 import pytest
@@ -22,14 +21,9 @@ from tubelet.clients.display import (
     bar,
     describe_time,
     printable,
-    progress_over,
     show_classification,
-    show_evaluation,
-    show_failed_row,
 )
-from tubelet.clients.evaluate import Evaluation, Row, RowResult
 from tubelet.clients.results import Classification, read_classification
-from tubelet.spec.errors import InvalidVideoError
 from tubelet.spec.tensors import answer_names
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -123,48 +117,3 @@ def test_the_time_line_names_each_step_once() -> None:
     found = classification()
     line = describe_time(found.report, network_ms=found.network_ms, round_trip_ms=found.round_trip_ms)
     assert re.findall(r"[a-z]+(?= [0-9])", line) == ["decode", "resize", "units", "encoder", "average", "network"]
-
-
-def test_a_score_says_what_was_counted() -> None:
-    row = Row(line=3, video=Path("c.mp4"), label="left")
-    failure = RowResult(row=row, predicted=None, rank=None, error=InvalidVideoError("truncated", "it ends"))
-    score = Evaluation(
-        model="demo",
-        contract_digest="sha256:0",
-        protocol="1x1",
-        num_rows=8,
-        num_top1=6,
-        num_top5=7,
-        failures=(failure,),
-        seconds=4.0,
-    )
-    text = plain(lambda file: show_evaluation(score, file=file))
-    assert text.splitlines() == [
-        "demo 1x1: 8 videos in 4.0 s, 2.0 per s",
-        "  top-1   75.00 %  6 of 8",
-        "  top-5   87.50 %  7 of 8",
-        "  failed 1 of 8, counted as wrong",
-    ]
-    assert plain(lambda file: show_failed_row(failure, file=file)) == "error: line 3, c.mp4: truncated: it ends\n"
-
-
-@pytest.mark.parametrize(("total", "num_lines"), [(1, 1), (7, 7), (10, 10), (400, 10)])
-def test_progress_without_a_terminal_is_a_few_lines_that_end_with_all(total: int, num_lines: int) -> None:
-    file = io.StringIO()
-    with progress_over("classified", total, file=file) as advance:
-        for _ in range(total):
-            advance()
-    lines = file.getvalue().splitlines()
-    assert len(lines) == num_lines
-    assert lines[-1] == f"classified: {total} of {total}"
-
-
-def test_progress_on_a_terminal_is_a_bar_that_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm-256color")
-    with terminal() as (file, seen):
-        with progress_over("classified", 2, file=file) as advance:
-            advance()
-            advance()
-        text = seen()
-    assert "2/2" in text
-    assert text.endswith("\x1b[2K")

@@ -65,6 +65,14 @@ def test_the_wheels_triton_stays_at_home() -> None:
     check(replace(OPTIONS, address="0.0.0.0", expose_unpatched_triton=True), index())
 
 
+@pytest.mark.parametrize("triton", [find_tritonserver(), Triton(binary=Path("tritonserver"), is_wheel=False)])
+def test_shared_memory_is_for_callers_of_this_machine(triton: Triton) -> None:
+    check_options(replace(OPTIONS, allow_shared_memory=True), triton, index())
+    everywhere = replace(OPTIONS, allow_shared_memory=True, address="0.0.0.0", expose_unpatched_triton=True)
+    with pytest.raises(MachineError, match="--allow-shared-memory"):
+        check_options(everywhere, triton, index())
+
+
 def test_a_command_must_exist() -> None:
     with pytest.raises(MachineError, match="cannot run 'no-such-command'"):
         check(replace(OPTIONS, command=("no-such-command",)), index())

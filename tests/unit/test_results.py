@@ -141,3 +141,22 @@ def test_labels_of_another_form_are_a_broken_contract() -> None:
     add_strings(answer, "PROBABILITIES", [b"left"])
     with pytest.raises(ContractError, match="label"):
         read(answer)
+
+
+def test_a_report_may_tell_the_duration_and_the_contract() -> None:
+    said = REPORT | {"duration_s": 1.5, "contract_digest": contract().digest}
+    report = read(response([1.0, 0.0, 0.0, 0.0], report=said)).report
+    assert (report.duration_s, report.contract_digest) == (1.5, contract().digest)
+    assert read(response([1.0, 0.0, 0.0, 0.0], report=said | {"duration_s": None})).report.duration_s is None
+
+
+def test_an_older_server_tells_neither() -> None:
+    assert not {"duration_s", "contract_digest"} & set(REPORT)
+    report = read(response([1.0, 0.0, 0.0, 0.0])).report
+    assert (report.duration_s, report.contract_digest) == (None, contract().digest)
+
+
+def test_an_answer_of_another_contract_is_refused() -> None:
+    other = "sha256:" + "0" * 64
+    with pytest.raises(ContractError, match=f"{other}.*{contract().digest}"):
+        read(response([1.0, 0.0, 0.0, 0.0], report=REPORT | {"contract_digest": other}))

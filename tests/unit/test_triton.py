@@ -57,7 +57,8 @@ def test_numpy_2_is_refused_because_its_tensors_arrive_empty(tmp_path: Path) -> 
     assert "found 2.1.0; pip install 'numpy<2'" in done.stdout
 
 
-def test_administration_is_locked_and_nothing_faces_a_network(tmp_path: Path) -> None:
+@pytest.mark.parametrize("allow", [False, True])
+def test_administration_is_locked_and_nothing_faces_a_network(tmp_path: Path, allow: bool) -> None:
     arguments = server_arguments(
         Triton(binary=Path("tritonserver"), is_wheel=True),
         repository=tmp_path,
@@ -68,8 +69,10 @@ def test_administration_is_locked_and_nothing_faces_a_network(tmp_path: Path) ->
         admin_key="secret",
         shm_prefix="tubelet_7_",
         shm_bytes=4096,
+        allow_shared_memory=allow,
     )
-    restricted = "model-repository,shared-memory,trace,logging:tubelet-key=secret"
+    locked = "model-repository,trace,logging" if allow else "model-repository,shared-memory,trace,logging"
+    restricted = f"{locked}:tubelet-key=secret"
     assert f"--http-restricted-api={restricted}" in arguments
     assert f"--grpc-restricted-protocol={restricted}" in arguments
     assert {argument for argument in arguments if "-address=" in argument} == {

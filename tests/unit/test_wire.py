@@ -15,7 +15,8 @@ from scripted_triton import ScriptedTriton, contract, fail, running
 from tritonclient.grpc import InferenceServerClient, InferInput, service_pb2
 from tritonclient.utils import InferenceServerException
 
-from tubelet.clients.wire import CHANNEL_OPTIONS, check_url, is_unknown_model, request_parameters, translated_errors
+from tubelet.clients.address import Address, parse_url
+from tubelet.clients.wire import is_unknown_model, request_parameters, translated_errors
 from tubelet.spec.errors import (
     DeadlineError,
     InvalidRequestError,
@@ -46,6 +47,8 @@ CASES = [
     (Code.NOT_FOUND, "Request for unknown model: 'demo' is not found", UnavailableError, "backend_lost"),
     (Code.UNKNOWN, "something", UnavailableError, "backend_lost"),
     (Code.RESOURCE_EXHAUSTED, "Received message larger than max", LimitError, "too_large"),
+    (Code.UNAUTHENTICATED, "who are you?", InvalidRequestError, "bad_parameter"),
+    (Code.PERMISSION_DENIED, "not you", InvalidRequestError, "bad_parameter"),
     (Code.UNIMPLEMENTED, "no such method", UnavailableError, "backend_lost"),
 ]
 
@@ -58,7 +61,7 @@ def triton() -> Iterator[ScriptedTriton]:
 
 def ask(url: str, *, client_timeout: float | None = None) -> None:
     tensor = InferInput("VIDEO", [1], "BYTES")
-    with InferenceServerClient(url, channel_args=list(CHANNEL_OPTIONS)) as client, translated_errors():
+    with InferenceServerClient(url, channel_args=[("grpc.enable_http_proxy", 0)]) as client, translated_errors():
         client.infer("demo", [tensor], client_timeout=client_timeout)
 
 
@@ -152,12 +155,55 @@ def test_numbers_that_mean_nothing_are_refused(wish: dict[str, float]) -> None:
         request_parameters(**({"protocol": None, "start_s": None, "end_s": None, "deadline_s": None} | wish))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8001", "localhost:1", "[::1]:8001", "triton.example:8001"])
-def test_an_address_is_a_host_and_a_port(url: str) -> None:
-    assert check_url(url) == url
+@pytest.mark.parametrize(
+    ("url", "protocol", "authority", "tls"),
+    [
+        ("127.0.0.1:8001", "grpc", "127.0.0.1:8001", False),
+        ("[::1]:8001", "grpc", "[::1]:8001", False),
+        ("grpc://triton.example:1", "grpc", "triton.example:1", False),
+        ("GRPC://localhost:8001/", "grpc", "localhost:8001", False),
+        ("grpcs://triton.example", "grpc", "triton.example:443", True),
+        ("http://localhost:8000", "http", "localhost:8000", False),
+        ("http://localhost", "http", "localhost:80", False),
+        ("https://triton.example/videos/", "http", "triton.example:443", True),
+    ],
+)
+def test_a_url_names_the_protocol(url: str, protocol: str, authority: str, tls: bool) -> None:
+    address = parse_url(url)
+    assert (address.protocol, address.authority, address.tls) == (protocol, authority, tls)
 
 
-@pytest.mark.parametrize("url", ["", "localhost", "http://localhost:8000", ":8001", "localhost:", "localhost:http"])
+def test_http_may_lie_below_a_path() -> None:
+    assert parse_url("https://triton.example/videos/").base_url == "https://triton.example:443/videos"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost",
+        ":8001",
+        "localhost:",
+        "localhost:http",
+        "localhost:0",
+        "localhost:65536",
+        "grpc://localhost",
+        "grpc://localhost:8001/path",
+        "ftp://localhost:21",
+        "http://",
+        "http://user:password@localhost:8000",
+        "http://localhost:8000/?query",
+        "a b:8001",
+    ],
+)
 def test_another_form_of_address_is_refused(url: str) -> None:
     with pytest.raises(InvalidRequestError, match="HOST:PORT"):
-        check_url(url)
+        parse_url(url)
+
+
+@pytest.mark.parametrize(
+    ("host", "is_loopback"),
+    [("127.0.0.1", True), ("127.9.9.9", True), ("[::1]", True), ("localhost", True), ("10.0.0.1", False), ("a", False)],
+)
+def test_only_loopback_is_this_machine(host: str, is_loopback: bool) -> None:
+    assert Address(protocol="grpc", host=host, port=8001, tls=False).is_loopback is is_loopback

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from tubelet import __version__
-from tubelet.cli import asking, bundles, serving
+from tubelet.cli import asking, bundles, evaluating, models, scoring, serving
 from tubelet.spec.errors import TubeletError
 
 __all__ = ["main"]
@@ -19,6 +19,9 @@ _EXTRA_OF = {
     "engine": "quantise",
     "repository": "clients",
     "serve": "server",
+    "score": "archive",
+    "evaluate": "evaluate",
+    "compare": "evaluate",
 }
 """What to install where a command lacks a package; all others need ``clients``."""
 
@@ -56,8 +59,11 @@ for _command in (
     bundles.engine,
     serving.repository,
     serving.serve,
+    models.models,
     asking.classify,
-    asking.evaluate,
+    scoring.score,
+    evaluating.evaluate,
+    evaluating.compare,
     serving.doctor,
 ):
     main.add_command(_command)

@@ -130,6 +130,12 @@ def repository(
     is_flag=True,
     help="Serve models whose engine and precision did not pass tubelet verify.",
 )
+@click.option(
+    "--allow-shared-memory",
+    is_flag=True,
+    help="Let callers of this machine pass large inputs through shared memory; on loopback only, and not by itself: "
+    "such a caller can name the server's own regions, too.",
+)
 @json_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def serve(*, as_json: bool, command: tuple[str, ...], **options: Any) -> None:

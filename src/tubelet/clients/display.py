@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import IO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from tubelet.clients.evaluate import Evaluation, RowResult
 from tubelet.clients.results import Classification, Label, Report
 
 __all__ = [
     "bar",
     "describe_time",
     "printable",
-    "progress_over",
     "show_classification",
-    "show_evaluation",
-    "show_failed_row",
 ]
 
 BAR_CELLS = 24
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
-_NUM_PLAIN_LINES = 10
-"""Lines of progress where there is no terminal."""
 
 
 def printable(text: str) -> str:
@@ -72,59 +63,6 @@ def show_classification(name: str, found: Classification, *, file: IO[str] | Non
     for warning in report.warnings:
         _line(console, f"  warning: {printable(warning)}", style="yellow")
     _line(console, f"  {times}", style="dim")
-
-
-def show_failed_row(result: RowResult, *, file: IO[str] | None = None) -> None:
-    """Prints why a row of a list failed."""
-    text = f"error: line {result.row.line}, {result.row.video}: {result.error}"
-    _line(_console(file), printable(text), style="red")
-
-
-def show_evaluation(found: Evaluation, *, file: IO[str] | None = None) -> None:
-    """Prints the score of a list."""
-    console = _console(file)
-    rate = found.num_rows / found.seconds
-    _line(
-        console, f"{found.model} {found.protocol}: {found.num_rows} videos in {found.seconds:.1f} s, {rate:.1f} per s"
-    )
-    for name, share, count in (("top-1", found.top1, found.num_top1), ("top-5", found.top5, found.num_top5)):
-        _line(console, f"  {name}  {100 * share:6.2f} %  {count} of {found.num_rows}", style="bold")
-    if found.failures:
-        _line(console, f"  failed {len(found.failures)} of {found.num_rows}, counted as wrong", style="red")
-
-
-@contextmanager
-def progress_over(what: str, total: int, *, file: IO[str] | None = None) -> Iterator[Callable[[], None]]:
-    """Shows progress while its block runs: a bar on a terminal, some plain lines elsewhere.
-
-    Args:
-        what: is being done.
-        total: steps that there are.
-        file: where to; None: stderr.
-
-    Yields:
-        What is to be called after each step.
-    """
-    console = _console(file or sys.stderr)
-    if not console.is_terminal:
-        yield _plain_progress(console, what, total)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda: progress.advance(task)
-
-
-def _plain_progress(console: Console, what: str, total: int) -> Callable[[], None]:
-    done = 0
-
-    def advance() -> None:
-        nonlocal done
-        done += 1
-        if done * _NUM_PLAIN_LINES // total > (done - 1) * _NUM_PLAIN_LINES // total:
-            _line(console, f"{what}: {done} of {total}")
-
-    return advance
 
 
 def _label_table(labels: Sequence[Label]) -> Table:

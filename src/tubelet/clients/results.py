@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import InferResult
 
 from tubelet.averaging import probabilities, product
+from tubelet.clients.calls import Answer
 from tubelet.spec.ensemble import EnsembleContract
 from tubelet.spec.errors import ContractError
 from tubelet.spec.manifest import Contract
@@ -44,6 +44,10 @@ class Report:
     protocol: str
     warnings: tuple[str, ...]
     """One sentence for each thing that was not as it should be, for example a video that breaks off."""
+    duration_s: float | None
+    """Of the whole video, as far as its time stamps tell; None where there was no video, or they tell nothing."""
+    contract_digest: str
+    """Of the contract by which the answer was made."""
     frames_decoded: int
     views: int
     """V."""
@@ -111,7 +115,7 @@ class Classification:
 
 
 def read_classification(
-    answer: InferResult,
+    answer: Answer,
     *,
     contract: Contract | EnsembleContract,
     asked: Sequence[str],
@@ -132,7 +136,8 @@ def read_classification(
         round_trip_ms: as measured.
 
     Raises:
-        ContractError: the answer lacks a tensor, one has another type or shape, or LOGITS are not finite.
+        ContractError: the answer lacks a tensor, one has another type or shape, LOGITS are not finite, or another
+            contract than this made it.
     """
     logits = _floats(answer, "LOGITS", (contract.num_classes,))
     if not np.isfinite(logits).all():
@@ -154,7 +159,7 @@ def read_classification(
         features=_floats(answer, "FEATURES", (None, None, None)) if "FEATURES" in asked else None,
         positions=_numbers(answer, "POSITIONS", (None, None), np.int32) if "POSITIONS" in asked else None,
         product=product_labels,
-        report=_report(answer),
+        report=_report(answer, contract.digest),
         round_trip_ms=round_trip_ms,
     )
 
@@ -167,11 +172,11 @@ def _labels(
     return tuple(Label(name=names[i], index=i, probability=float(shares[i])) for i in ranked[:top])
 
 
-def _floats(answer: InferResult, name: str, shape: Sequence[int | None]) -> NDArray[np.float32]:
+def _floats(answer: Answer, name: str, shape: Sequence[int | None]) -> NDArray[np.float32]:
     return _numbers(answer, name, shape, np.float32)
 
 
-def _numbers(answer: InferResult, name: str, shape: Sequence[int | None], dtype: type[_Number]) -> NDArray[_Number]:
+def _numbers(answer: Answer, name: str, shape: Sequence[int | None], dtype: type[_Number]) -> NDArray[_Number]:
     array = answer.as_numpy(name)
     if array is None:
         raise _unfit(f"lacks {name}")
@@ -184,7 +189,7 @@ def _numbers(answer: InferResult, name: str, shape: Sequence[int | None], dtype:
     return numbers
 
 
-def _names(answer: InferResult, tensor: str) -> dict[int, str]:
+def _names(answer: Answer, tensor: str) -> dict[int, str]:
     strings = answer.as_numpy(tensor)
     if strings is None or strings.dtype != np.object_:
         raise _unfit(f"lacks {tensor} as labels")
@@ -198,7 +203,7 @@ def _names(answer: InferResult, tensor: str) -> dict[int, str]:
     return names
 
 
-def _report(answer: InferResult) -> Report:
+def _report(answer: Answer, digest: str) -> Report:
     text = answer.as_numpy("REPORT")
     if text is None:
         raise _unfit("lacks REPORT")
@@ -207,15 +212,24 @@ def _report(answer: InferResult) -> Report:
         milliseconds = {str(step): float(value) for step, value in data["milliseconds"].items()}
         if "total" not in milliseconds:
             raise KeyError("total")
-        # Keys that this version does not know are the server's to add; they change no number.
-        return Report(
+        # Keys that this version does not know are the server's to add; they change no number. A server of before
+        # there were these two has neither; its contract was compared when it was asked for.
+        duration_s, said = data.get("duration_s"), str(data.get("contract_digest", digest))
+        report = Report(
             protocol=str(data["protocol"]),
             warnings=tuple(str(warning) for warning in data["warnings"]),
             milliseconds=milliseconds,
+            duration_s=None if duration_s is None else float(duration_s),
+            contract_digest=said,
             **{name: int(data[name]) for name in ("frames_decoded", "views", "units_wanted", "units_encoded")},
         )
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as exc:
         raise _unfit(f"has a REPORT that cannot be read ({exc!r})") from exc
+    if said != digest:
+        raise ContractError(
+            "contract_mismatch", f"the answer was made by contract {said}, but the model was known with {digest}"
+        )
+    return report
 
 
 def _unfit(what: str) -> ContractError:

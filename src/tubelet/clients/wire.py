@@ -1,12 +1,11 @@
-"""The border to tritonclient: its errors become ours, and our wishes become its parameters.
+"""The border to Triton: its errors become ours, and our wishes become its parameters.
 
-No other module of the clients looks at a gRPC status or at the words of a Triton message.
+No other module of the clients looks at a gRPC or HTTP status, or at the words of a Triton message.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,24 +21,42 @@ from tubelet.spec.errors import (
     error_from_text,
 )
 
-__all__ = ["CHANNEL_OPTIONS", "check_url", "is_unknown_model", "request_parameters", "translated_errors"]
+__all__ = [
+    "closed_error",
+    "is_region_in_use",
+    "is_unknown_model",
+    "is_unknown_region",
+    "request_parameters",
+    "translated_errors",
+    "unreachable_error",
+]
 
-_INT32_MAX = 2**31 - 1
-
-CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_send_message_length", _INT32_MAX),
-    ("grpc.max_receive_message_length", _INT32_MAX),
-    # A video must never travel through a proxy that happens to stand in the environment.
-    ("grpc.enable_http_proxy", 0),
-    # gRPC waits up to two minutes before it looks again for a server that went away; ours is back within seconds.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-)
-"""Options of the gRPC channel: messages of any size, no proxy, quick to find a restarted server."""
+_KINDS = {
+    "": "INVALID_ARGUMENT",  # tritonclient refused the request before it was sent
+    **dict.fromkeys(("400", "405", "411", "415", "422", "431"), "INVALID_ARGUMENT"),
+    **dict.fromkeys(("401", "403", "407"), "UNAUTHENTICATED"),
+    "404": "NOT_FOUND",
+    "408": "DEADLINE_EXCEEDED",
+    "413": "RESOURCE_EXHAUSTED",
+    "429": "OVERLOADED",
+    "499": "INTERNAL",
+    "500": "INTERNAL",
+    "501": "UNIMPLEMENTED",
+    "502": "UNAVAILABLE",
+    "503": "UNAVAILABLE",
+    "504": "DEADLINE_EXCEEDED",
+    "StatusCode.PERMISSION_DENIED": "UNAUTHENTICATED",
+    "StatusCode.OUT_OF_RANGE": "INVALID_ARGUMENT",
+    "StatusCode.FAILED_PRECONDITION": "INVALID_ARGUMENT",
+    "StatusCode.UNKNOWN": "INTERNAL",
+    "StatusCode.CANCELLED": "INTERNAL",
+    "StatusCode.ABORTED": "INTERNAL",
+}
+"""What a status means, by HTTP's number or gRPC's name; of gRPC's, those whose name is not the meaning."""
 
 _QUEUE_FULL = "exceeds maximum queue size"
 _QUEUE_TIMEOUT = "request timeout expired"
+_NOBODY = "no server answers; start one with 'tubelet serve', or name its address"
 _LOST = "the server stopped or lost the model while it worked; try again in some seconds"
 
 
@@ -56,28 +73,29 @@ def translated_errors() -> Iterator[None]:
         raise _translate(exc.status(), exc.message()) from exc
 
 
+def closed_error() -> UnavailableError:
+    """What is raised where a client was closed, before a call or while it was under way."""
+    return UnavailableError("backend_lost", "this client was closed; make another one")
+
+
+def unreachable_error(text: str) -> UnavailableError:
+    """What is raised where no connection comes about, for the reason that ``text`` gives."""
+    return UnavailableError("backend_lost", f"{_unavailable(f'connect to: {text}')}: {text}")
+
+
 def is_unknown_model(error: TubeletError) -> bool:
     """Whether the server has never heard of the model, rather than having it unloaded or being loaded again."""
-    cause = error.__cause__
-    return (
-        isinstance(cause, InferenceServerException)
-        and cause.status() == "StatusCode.NOT_FOUND"
-        and "is not found" in (cause.message() or "")
-    )
+    return _kind_of(error) == "NOT_FOUND" and "is not found" in _words_of(error)
 
 
-def check_url(url: str) -> str:
-    """Returns the address as gRPC takes it.
+def is_unknown_region(error: TubeletError) -> bool:
+    """Whether the server does not know a region of shared memory: it was started anew since it was told of it."""
+    return "shared memory region" in _words_of(error)
 
-    Raises:
-        InvalidRequestError: ``bad_parameter``, it is not of the form ``HOST:PORT``.
-    """
-    host, colon, port = url.rpartition(":")
-    if not (host and colon and re.fullmatch(r"[0-9]{1,5}", port)) or "/" in url:
-        raise InvalidRequestError(
-            "bad_parameter", f"the address of Triton's gRPC port is HOST:PORT, for example 127.0.0.1:8001, got {url!r}"
-        )
-    return url
+
+def is_region_in_use(error: TubeletError) -> bool:
+    """Whether the server cannot let go of a region of shared memory yet."""
+    return "currently in use" in _words_of(error)
 
 
 def request_parameters(
@@ -110,24 +128,31 @@ def _translate(status: str | None, message: str | None) -> TubeletError:
         return OverloadedError("overloaded", "the queue of the model is full; try again in a second, or send less")
     if _QUEUE_TIMEOUT in text.lower():
         return DeadlineError("deadline_exceeded", "the request's time ended in the queue; allow it more, or send less")
-    # None: tritonclient refused the request before it was sent.
-    kind = (status or "INVALID_ARGUMENT").removeprefix("StatusCode.")
-    return _of_status(kind, text or "no further words")
+    return _of_status(_kind(status), text or "no further words")
+
+
+def _kind(status: str | None) -> str:
+    status = status or ""
+    return _KINDS.get(status, status.removeprefix("StatusCode."))
 
 
 def _of_status(kind: str, text: str) -> TubeletError:
     match kind:
         case "DEADLINE_EXCEEDED":
             return DeadlineError("deadline_exceeded", "no answer came within the request's time; allow it more")
-        case "INVALID_ARGUMENT" | "OUT_OF_RANGE" | "FAILED_PRECONDITION":
+        case "INVALID_ARGUMENT":
             return InvalidRequestError("bad_input", text)
+        case "UNAUTHENTICATED":
+            return InvalidRequestError("bad_parameter", f"the server refuses this caller; look at the headers: {text}")
         case "RESOURCE_EXHAUSTED":
             return LimitError("too_large", f"the server does not take a message of this size: {text}")
+        case "OVERLOADED":
+            return OverloadedError("overloaded", "too many requests; try again in a second, or send less")
         case "NOT_FOUND":
             return UnavailableError("backend_lost", f"the server has no such model at the moment: {text}")
         case "UNAVAILABLE":
             return UnavailableError("backend_lost", f"{_unavailable(text)}: {text}")
-        case "INTERNAL" | "UNKNOWN" | "CANCELLED" | "ABORTED":
+        case "INTERNAL":
             # Words of the backend that failed may hold a traceback, which is the server's own business.
             return UnavailableError("backend_lost", _LOST)
         case _:
@@ -136,8 +161,20 @@ def _of_status(kind: str, text: str) -> TubeletError:
 
 def _unavailable(text: str) -> str:
     words = text.lower()
+    if "certificate" in words:
+        return "no trust in the server's certificate, or the server's in ours; see Tls"
     if "connect to" in words or "dns" in words:
-        return "no server answers; start one with 'tubelet serve', or name its gRPC address"
+        return _NOBODY
     if "unknown model" in words or "not ready" in words:
         return "the model is not ready; try again in some seconds"
     return _LOST
+
+
+def _kind_of(error: TubeletError) -> str:
+    cause = error.__cause__
+    return _kind(cause.status()) if isinstance(cause, InferenceServerException) else ""
+
+
+def _words_of(error: TubeletError) -> str:
+    cause = error.__cause__
+    return (cause.message() or "").lower() if isinstance(cause, InferenceServerException) else ""

@@ -37,6 +37,9 @@ class ServeOptions:
     """Lets the wheel's Triton 2.51, which has known holes, listen on an address that others reach."""
     allow_unverified: bool = False
     """Serves models that nobody has compared with their checkpoints at the engine and precision they run at."""
+    allow_shared_memory: bool = False
+    """Lets callers of this machine put large inputs into shared memory. Triton 2.51 then lets them name any region, the
+    server's own too: they must be trusted as much as the server."""
     json_events: bool = False
     command: tuple[str, ...] = ()
     """Runs beside the server, which stops when the command ends."""
@@ -111,6 +114,12 @@ def _check_command(command: tuple[str, ...]) -> None:
 
 
 def _check_address(options: ServeOptions, triton: Triton) -> None:
+    if options.allow_shared_memory and options.address not in LOOPBACK:
+        raise MachineError(
+            "start_failed",
+            f"shared memory is for callers of this machine, not of {options.address}: whoever may use it can read and "
+            "write what the server keeps there; use --address 127.0.0.1, or leave --allow-shared-memory away",
+        )
     if triton.is_wheel and options.address not in LOOPBACK and not options.expose_unpatched_triton:
         raise MachineError(
             "start_failed",

@@ -162,6 +162,7 @@ class Supervisor:
             shm_bytes=max(model.shm_bytes for model in self._index.models),
             pools=memory_pools(self._index),
             host_code=any(model.host_code for model in self._index.models),
+            allow_shared_memory=self._options.allow_shared_memory,
         )
         self._process = TritonProcess(arguments, self._triton.environment(os.environ))
         self._watch_process(self._process.pid, "tritonserver")

@@ -16,7 +16,7 @@ __all__ = ["BACKENDS", "Pools", "Ports", "Triton", "find_tritonserver", "server_
 
 CONTAINER_BINARY = Path("/opt/tritonserver/bin/tritonserver")
 
-ADMIN_GROUPS = "model-repository,shared-memory,trace,logging"
+ADMIN_GROUPS = ("model-repository", "shared-memory", "trace", "logging")
 """Parts of Triton's protocol that only the supervisor may use: each has crashed or opened servers."""
 
 MAX_CONNECTION_AGE_S = 60
@@ -111,14 +111,16 @@ def server_arguments(
     shm_bytes: int,
     pools: Pools | None = None,
     host_code: bool = False,
+    allow_shared_memory: bool = False,
 ) -> list[str]:
     """The command line of tritonserver; what it leaves out is left out on purpose.
 
     No response cache (it does not see request parameters), no polling, no automatic completion of configurations.
     ``pools`` are a GPU's: with Triton's own 64 MiB the tensors would silently lie on the host. ``host_code`` lets
-    TensorRT run what plans bring along.
+    TensorRT run what plans bring along. ``allow_shared_memory`` lets callers name regions that inputs lie in.
     """
-    restricted = f"{ADMIN_GROUPS}:tubelet-key={admin_key}"
+    groups = [group for group in ADMIN_GROUPS if not (allow_shared_memory and group == "shared-memory")]
+    restricted = f"{','.join(groups)}:tubelet-key={admin_key}"
     arguments = [
         str(triton.binary),
         f"--model-repository={repository}",

@@ -1,0 +1,282 @@
+# Made of _async/client.py by docs/make_sync.py: change that file, and make this one again.
+"""`VideoClassifier`: classifies videos through a running server."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from types import TracebackType
+from typing import Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from tenacity import Retrying
+
+from tubelet.clients._sync.connect import connect
+from tubelet.clients._sync.served import SyncConnection, describe_model, model_names, only_model
+from tubelet.clients._sync.sharing import SyncSharing
+from tubelet.clients.address import parse_url
+from tubelet.clients.attempts import Budget, retry_options
+from tubelet.clients.calls import Call, Tensor, Wishes
+from tubelet.clients.description import ModelDescription, choose_way
+from tubelet.clients.inputs import Source, check_source, feature_tensors, is_to_be_read, source_tensors
+from tubelet.clients.results import AS_LABELS, Classification, read_classification
+from tubelet.clients.settings import DEFAULT_URL, Headers, Retries, Timeouts, Tls
+from tubelet.clients.twins import SyncLock, sync_in_thread
+from tubelet.clients.wire import closed_error
+from tubelet.spec.errors import ContractError, UnavailableError
+from tubelet.spec.manifest import Contract
+from tubelet.spec.tensors import WayIn
+
+__all__ = ["VideoClassifier"]
+
+
+class VideoClassifier:
+    """The models of one server; any number of threads may use it at a time.
+
+    Nothing is sent before it is first asked something. What it learns of a model it keeps, until the server is lost.
+    Close it, or use it in a ``with``. Ctrl-C while it waits for an answer cancels the call on the server,
+    too, which then begins no further step of it. That is so over gRPC; over HTTP the connection is closed, of which
+    Triton 2.51 takes no notice.
+
+    Args:
+        url: ``HOST:PORT`` or ``grpc://HOST:PORT`` of the server's gRPC, ``grpcs://`` with TLS; or a URL of its HTTP.
+        model: public name of the model for calls that name none; None: the one that is served, if it is one.
+        expect_digest: digest of the contract that the caller was built for; a model with another is refused before
+            any video is sent.
+        timeouts: how long to wait for what.
+        retries: second attempts when the server is lost or its queue is full.
+        headers: sent with every call, such as ``{"authorization": "Bearer ..."}``; or what gives them, called for each.
+        tls: certificates; None: those that this system trusts.
+        shared_memory: whether large inputs may go through shared memory, where the server is on this machine and
+            was started with ``--allow-shared-memory``; they are sent as ever where it was not.
+
+    Raises:
+        InvalidRequestError: ``bad_parameter``, the URL has none of these forms.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        model: str | None = None,
+        expect_digest: str | None = None,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008  (frozen)
+        retries: Retries = Retries(),  # noqa: B008
+        headers: Headers | None = None,
+        tls: Tls | None = None,
+        shared_memory: bool = False,
+    ) -> None:
+        self._address = parse_url(url)
+        self._model = model
+        self._expect_digest = expect_digest
+        self._timeouts = timeouts
+        self._retries = retries
+        self._connect = partial(connect, self._address, timeouts=timeouts, headers=headers, tls=tls)
+        self._shares = shared_memory and self._address.is_loopback
+        self._connection: SyncConnection | None = None
+        self._sharing: SyncSharing | None = None
+        self._known: dict[str | None, ModelDescription] = {}
+        self._lock = SyncLock()
+        self._is_closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection; calls that are under way end with `UnavailableError`."""
+        self._is_closed = True
+        if self._sharing is not None:
+            self._sharing.close()
+        if self._connection is not None:
+            self._connection.close()
+
+    def models(self) -> tuple[str, ...]:
+        """Public names of the models that are ready, in alphabetical order.
+
+        Raises:
+            UnavailableError: no server answers.
+            InvalidRequestError: ``bad_parameter``, the server does not tell this caller.
+        """
+        budget = Budget(self._timeouts.total_s)
+        return self._attempts(budget)(self._names, budget)
+
+    def describe(self, model: str | None = None) -> ModelDescription:
+        """What a model promises, and what the server accepts for it.
+
+        Args:
+            model: its public name; None: the client's, or the only one.
+
+        Raises:
+            ContractError: the served contract is damaged, or not the one that is expected.
+            InvalidRequestError: ``bad_parameter``, there is no such model, or several and none was named.
+            UnavailableError: no server answers, or the model is not ready.
+        """
+        return self._described(model, Budget(self._timeouts.total_s))
+
+    def classify(
+        self,
+        source: Source,
+        *,
+        model: str | None = None,
+        protocol: str | None = None,
+        top: int = 5,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        deadline_s: float | None = None,
+        fps: float | None = None,
+        chunked: bool = False,
+        with_features: bool = False,
+    ) -> Classification:
+        """Classifies one video.
+
+        Args:
+            source: the bytes of a video file, where it lies, an open binary file (read once, to its end), or decoded
+                frames, uint8 ``[N, h, w, 3]``, RGB.
+            model: public name of the model; None: the client's.
+            protocol: one that the contract allows; None: the model's default.
+            top: number of labels in the answer, at most C.
+            start_s: start of the part that counts, in seconds from the first frame; None: the start.
+            end_s: end of that part; None: the end of the video.
+            deadline_s: how long the answer is worth having, all attempts together; the server stops working on it then.
+                An attempt has at most ``limits.default_deadline_s``.
+            fps: frames per second; of decoded frames, and only of them.
+            chunked: whether the server is to keep no more than a batch of frames at a time, for long videos in many
+                frames; only of models that take any number of frames (VTN). The answer is the same.
+            with_features: whether the answer is to bring what `classify_features` takes; of the same models.
+
+        Raises:
+            InvalidRequestError: a parameter does not fit, the model does not have what was asked for, or the file
+                cannot be read.
+            InvalidVideoError: nothing usable comes out of the video.
+            LimitError: a limit of the server is exceeded; too large a file is not sent at all.
+            OverloadedError: the queue is full; try again later.
+            DeadlineError: the time is over.
+            UnavailableError: the server or the model is not there, or was lost meanwhile.
+            ContractError: the contract is not the one that is expected, or the server's answer does not fit it.
+        """
+        check_source(source, fps=fps, chunked=chunked)
+        way: WayIn = "chunked" if chunked else "video" if fps is None else "frames"
+        wishes = Wishes(
+            way=way,
+            model=model,
+            top=top,
+            protocol=protocol,
+            start_s=start_s,
+            end_s=end_s,
+            deadline_s=deadline_s,
+            with_features=with_features,
+        )
+        budget = Budget(self._timeouts.total_s, deadline_s)
+        described = self._described(model, budget)
+        choose_way(described.contract, way, with_features=with_features)
+        make = partial(source_tensors, source, fps=fps, limits=described.limits)
+        tensors = sync_in_thread(make) if is_to_be_read(source) else make()
+        return self._attempts(budget)(self._answer, wishes, tensors, budget)
+
+    def classify_features(
+        self,
+        features: NDArray[np.float32],
+        positions: NDArray[np.int32] | None = None,
+        *,
+        model: str | None = None,
+        deadline_s: float | None = None,
+        top: int = 5,
+    ) -> Classification:
+        """Classifies a video whose features an earlier answer brought; nothing is decoded or encoded again.
+
+        Args:
+            features: float32 ``[V, n, D]``: `Classification.features`.
+            positions: int32 ``[V, n]``: `Classification.positions`; needed where that is not None.
+            model: see `classify`.
+            deadline_s: see `classify`.
+            top: see `classify`.
+
+        Raises:
+            TubeletError: as `classify`.
+        """
+        wishes = Wishes(way="features", model=model, top=top, deadline_s=deadline_s)
+        budget = Budget(self._timeouts.total_s, deadline_s)
+        described = self._described(model, budget)
+        choose_way(described.contract, "features")
+        # No other contract has this way in.
+        tensors = feature_tensors(features, positions, cast(Contract, described.contract))
+        return self._attempts(budget)(self._answer, wishes, tensors, budget)
+
+    def _answer(self, wishes: Wishes, tensors: tuple[Tensor, ...], budget: Budget) -> Classification:
+        """One attempt."""
+        described = self._read(wishes.model, budget)
+        contract = described.contract
+        name, outputs = choose_way(contract, wishes.way, with_features=wishes.with_features)
+        top = min(wishes.top, contract.num_classes)
+        # More than its own default the server grants to nobody, so waiting longer for it would be in vain.
+        wanted_s = self._timeouts.request_s if wishes.deadline_s is None else wishes.deadline_s
+        deadline_s = budget.share_s(wanted_s, described.limits.default_deadline_s)
+        call = Call(
+            model=name,
+            tensors=tensors,
+            outputs={output: top if output in AS_LABELS else 0 for output in outputs},
+            parameters=wishes.parameters(deadline_s),
+            deadline_s=deadline_s,
+        )
+        connection = self._connected()
+        started = time.perf_counter()
+        try:
+            answer = (self._sharing or connection).infer(call)
+            round_trip_ms = (time.perf_counter() - started) * 1000
+            return read_classification(answer, contract=contract, asked=outputs, top=top, round_trip_ms=round_trip_ms)
+        except (ContractError, UnavailableError):
+            # Whoever answers next may serve something else, and otherwise.
+            self._known.clear()
+            if self._sharing is not None:
+                self._sharing.try_again()
+            raise
+
+    def _described(self, model: str | None, budget: Budget) -> ModelDescription:
+        known = self._known.get(model)
+        return self._attempts(budget)(self._read, model, budget) if known is None else known
+
+    def _read(self, model: str | None, budget: Budget) -> ModelDescription:
+        """A model's description, from the server where it is not known yet."""
+        if (known := self._known.get(model)) is not None:
+            return known
+        connection = self._connected()
+        with self._lock:
+            if (known := self._known.get(model)) is not None:
+                return known
+            timeout_s = budget.share_s(self._timeouts.question_s)
+            name = model or self._model or only_model(connection, timeout_s=timeout_s)
+            described = describe_model(connection, name, timeout_s=timeout_s)
+            if self._expect_digest not in (None, described.contract.digest):
+                raise ContractError(
+                    "contract_mismatch",
+                    f"model {name} has contract {described.contract.digest}, expected {self._expect_digest}; "
+                    "nothing was sent",
+                )
+            self._known[model] = described
+            return described
+
+    def _names(self, budget: Budget) -> tuple[str, ...]:
+        timeout_s = budget.share_s(self._timeouts.question_s)
+        return tuple(model_names(self._connected(), timeout_s=timeout_s))
+
+    def _connected(self) -> SyncConnection:
+        if self._connection is None and not self._is_closed:
+            with self._lock:
+                if self._connection is None:
+                    connection = self._connect()
+                    self._sharing = SyncSharing(connection) if self._shares else None
+                    self._connection = connection
+        if self._is_closed or self._connection is None:
+            if self._connection is not None:  # opened while another thread closed
+                self._connection.close()
+            raise closed_error()
+        return self._connection
+
+    def _attempts(self, budget: Budget) -> Retrying:
+        return Retrying(**retry_options(self._retries, budget, is_closed=lambda: self._is_closed))

@@ -1,0 +1,206 @@
+# Made of _async/http.py by docs/make_sync.py: change that file, and make this one again.
+"""KServe's protocol over HTTP: httpx carries it, tritonclient writes and reads the bodies in their binary form."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+from urllib.parse import quote
+from weakref import WeakSet
+
+import httpx
+from httpx import Client
+from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
+from tritonclient.utils import InferenceServerException
+
+from tubelet.clients.address import Address
+from tubelet.clients.calls import GRACE_S, Answer, Call, ServedConfig, Tensor
+from tubelet.clients.settings import Headers, Timeouts, Tls, fresh_headers
+from tubelet.clients.wire import closed_error, translated_errors, unreachable_error
+from tubelet.spec.errors import ContractError, DeadlineError, InvalidRequestError, UnavailableError
+
+__all__ = ["SyncHttpConnection"]
+
+_KEPT_CONNECTIONS = 32
+
+
+class SyncHttpConnection:
+    """Connections to one server, as many as there are calls at a time."""
+
+    def __init__(self, address: Address, *, timeouts: Timeouts, headers: Headers | None, tls: Tls | None) -> None:
+        self._timeouts = timeouts
+        self._headers = headers
+        self._streams: WeakSet[Any] = WeakSet()
+        self._is_closed = False
+        try:
+            self._client = Client(
+                base_url=address.base_url,
+                verify=_tls_context(tls) if address.tls else False,
+                # A video must never travel through a proxy that happens to stand in the environment.
+                trust_env=False,
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=_KEPT_CONNECTIONS),
+                # Logits do not get smaller by packing, and Triton would take its time for it.
+                headers={"accept-encoding": "identity"},
+            )
+        except (OSError, httpx.InvalidURL) as exc:
+            raise InvalidRequestError("bad_parameter", f"cannot use this URL or these certificates: {exc}") from exc
+
+    def infer(self, call: Call) -> Answer:
+        """Sends a request and waits for its answer.
+
+        Raises:
+            TubeletError: as `tubelet.clients.wire.translated_errors`; and `ContractError`, the answer is none of
+                Triton's.
+        """
+        with translated_errors():
+            body, head_size = InferenceServerClient.generate_request_body(
+                [_input(tensor) for tensor in call.tensors],
+                outputs=[InferRequestedOutput(name, class_count=count) for name, count in call.outputs.items()],
+                timeout=call.timeout_us,
+                parameters=call.parameters,
+            )
+        headers = {
+            # Without it the Triton behind would take the body for a form.
+            "content-type": "application/octet-stream",
+            "inference-header-content-length": str(len(body) if head_size is None else head_size),
+        }
+        path = f"/v2/models/{quote(call.model, safe='')}/infer"
+        response = self._ask("POST", path, headers, timeout_s=call.deadline_s + GRACE_S, content=body)
+        with _readable_answer():
+            head = response.headers.get("inference-header-content-length")
+            answer: Answer = InferenceServerClient.parse_response_body(
+                response.content, header_length=None if head is None else int(head)
+            )
+        return answer
+
+    def served_names(self, *, timeout_s: float) -> list[str]:
+        """Triton's names of all that is ready, inner steps included.
+
+        Raises:
+            TubeletError: as `infer`.
+        """
+        response = self._ask("GET", "/v2/models/stats", {}, timeout_s=timeout_s)
+        with _readable_answer():
+            return [str(model["name"]) for model in response.json()["model_stats"]]
+
+    def config(self, model: str, *, timeout_s: float) -> ServedConfig:
+        """A model's configuration.
+
+        Raises:
+            TubeletError: as `infer`.
+        """
+        path = f"/v2/models/{quote(model, safe='')}/config"
+        response = self._ask("GET", path, {}, timeout_s=timeout_s)
+        with _readable_answer():
+            found = response.json()
+            parameters = {
+                name: str(value.get("string_value", "")) for name, value in found.get("parameters", {}).items()
+            }
+            return ServedConfig(name=str(found["name"]), platform=str(found.get("platform", "")), parameters=parameters)
+
+    def register_region(self, name: str, size: int) -> None:
+        """Lets the server map a region of shared memory of ``size`` bytes.
+
+        Raises:
+            TubeletError: it does not allow that, or sees no such region.
+        """
+        content = json.dumps({"key": f"/{name}", "offset": 0, "byte_size": size}).encode()
+        path = f"/v2/systemsharedmemory/region/{name}/register"
+        self._ask("POST", path, {}, timeout_s=self._timeouts.question_s, content=content)
+
+    def unregister_region(self, name: str) -> None:
+        """Lets the server give a region back.
+
+        Raises:
+            TubeletError: as `register_region`.
+        """
+        path = f"/v2/systemsharedmemory/region/{name}/unregister"
+        self._ask("POST", path, {}, timeout_s=self._timeouts.question_s, content=b"")
+
+    def close(self) -> None:
+        """Ends the calls that are under way with `UnavailableError`, and the connections."""
+        self._is_closed = True
+        for stream in list(self._streams):
+            # Closing alone does not wake up a thread that waits for an answer.
+            with suppress(OSError):
+                stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        self._client.close()
+
+    def _ask(
+        self, method: str, path: str, headers: dict[str, str], *, timeout_s: float, content: bytes | None = None
+    ) -> httpx.Response:
+        with self._translated_errors():
+            response = self._client.request(
+                method,
+                path,
+                headers=fresh_headers(self._headers) | headers,
+                content=content,
+                timeout=httpx.Timeout(timeout_s, connect=self._timeouts.connect_s),
+                extensions={"trace": self._trace},
+            )
+            if response.status_code != httpx.codes.OK:
+                raise InferenceServerException(_words(response), status=str(response.status_code))
+            return response
+
+    def _trace(self, event: str, details: dict[str, Any]) -> None:
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            self._streams.add(details["return_value"])
+
+    @contextmanager
+    def _translated_errors(self) -> Iterator[None]:
+        try:
+            with translated_errors():
+                yield
+        except (httpx.HTTPError, RuntimeError) as exc:
+            if self._is_closed:
+                raise closed_error() from exc
+            match exc:
+                case httpx.ConnectError() | httpx.ConnectTimeout():
+                    text = str(exc) or f"no connection within {self._timeouts.connect_s:g} s"
+                    raise unreachable_error(text) from exc
+                case httpx.TimeoutException():
+                    raise DeadlineError(
+                        "deadline_exceeded", "no answer came within the request's time; allow it more"
+                    ) from exc
+                case httpx.HTTPError():
+                    raise UnavailableError(
+                        "backend_lost", f"the connection to the server was lost ({exc}); try again in some seconds"
+                    ) from exc
+            raise
+
+
+@contextmanager
+def _readable_answer() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise ContractError(
+            "contract_mismatch", f"the server's answer is none of Triton's ({exc!r}); look at the URL"
+        ) from exc
+
+
+def _words(response: httpx.Response) -> str:
+    """What Triton, or the proxy before it, says of an error."""
+    try:
+        return str(response.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"{response.status_code} {response.reason_phrase}"
+
+
+def _input(tensor: Tensor) -> InferInput:
+    sent = InferInput(tensor.name, list(tensor.array.shape), tensor.datatype)
+    if tensor.region is not None:
+        return sent.set_shared_memory(tensor.region, tensor.num_bytes)
+    return sent.set_data_from_numpy(tensor.array)
+
+
+def _tls_context(tls: Tls | None) -> ssl.SSLContext:
+    tls = tls or Tls()
+    context = ssl.create_default_context(cafile=tls.ca_file)
+    if tls.cert_file is not None:
+        context.load_cert_chain(tls.cert_file, tls.key_file)
+    return context

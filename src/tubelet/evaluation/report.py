@@ -1,0 +1,192 @@
+"""The report of an evaluation or of a comparison: one HTML file without scripts, which asks no network for anything."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from tubelet.evaluation.compared import Comparison, MultiLabelComparison, SingleLabelComparison
+from tubelet.evaluation.figures import Bar, draw_intervals
+from tubelet.evaluation.result import Estimate, Evaluation, MultiLabelResult, SingleLabelResult
+from tubelet.evaluation.sections import (
+    ChangeSection,
+    MultiLabelSection,
+    SingleLabelSection,
+    change_section,
+    multi_label_section,
+    proportion,
+    single_label_section,
+)
+
+__all__ = ["render_comparison", "render_evaluation"]
+
+_MOST_FAILURES = 200
+"""Failed videos that are listed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """A head or the product, as a section of an evaluation's page."""
+
+    title: str
+    of: str
+    """What follows the name of a figure where there are several heads."""
+    shown: SingleLabelSection | MultiLabelSection
+    accuracy_picture: Markup | None
+    unanimous: Estimate | None
+    """Top-1 with Wilson's interval, where all videos are right or all are wrong and the bootstrap's has no width."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _ComparedPart:
+    """The same of a comparison's page."""
+
+    title: str
+    of: str
+    measure: str
+    shown: ChangeSection
+    a: Estimate
+    b: Estimate
+    agreement: Estimate | None
+    accuracy_picture: Markup
+
+
+def render_evaluation(evaluation: Evaluation) -> str:
+    """The page that shows an evaluation. Equal evaluations give equal pages.
+
+    Every name in it, of classes and of files, is shown as it is and never read as HTML.
+    """
+    results = [*evaluation.heads, *([] if evaluation.product is None else [evaluation.product])]
+    return _render(
+        "evaluation.html.j2",
+        it=evaluation,
+        parts=[_part(result, alone=len(results) == 1) for result in results],
+        most_failures=_MOST_FAILURES,
+        command=_command(evaluation),
+    )
+
+
+def render_comparison(comparison: Comparison) -> str:
+    """The page that shows a comparison; as `render_evaluation`."""
+    results = [*comparison.heads, *([] if comparison.product is None else [comparison.product])]
+    return _render(
+        "comparison.html.j2",
+        it=comparison,
+        parts=[_compared_part(result, alone=len(results) == 1) for result in results],
+    )
+
+
+def _command(evaluation: Evaluation) -> str:
+    """What evaluates the same again, from the list's folder."""
+    options = {"--format": evaluation.list_file.format, "--model": evaluation.model, "--protocol": evaluation.protocol}
+    words = ["tubelet", "evaluate", evaluation.list_file.file, *(word for option in options.items() for word in option)]
+    if evaluation.list_file.num_skipped:
+        words.append("--skip-missing")
+    return shlex.join([*words, "--out", "DIR"])
+
+
+def _part(result: SingleLabelResult | MultiLabelResult, *, alone: bool) -> _Part:
+    title, of = _titles(result.name, alone=alone)
+    if isinstance(result, MultiLabelResult):
+        return _Part(title=title, of=of, shown=multi_label_section(result), accuracy_picture=None, unanimous=None)
+    top1, number = result.all_videos.top1, result.all_videos.num_videos
+    measures = {"top-1": top1, "top-5": result.all_videos.top5}
+    bars = [_bar(name, it) for name, it in {**measures, "classes' mean": result.all_videos.mean_class_accuracy}.items()]
+    return _Part(
+        title=title,
+        of=of,
+        shown=single_label_section(result),
+        accuracy_picture=draw_intervals(bars, name=f"accuracy-{result.name}"),
+        unanimous=proportion(round(top1.value * number), number) if top1.value in (0.0, 1.0) else None,
+    )
+
+
+def _compared_part(result: SingleLabelComparison | MultiLabelComparison, *, alone: bool) -> _ComparedPart:
+    title, of = _titles(result.name, alone=alone)
+    agreement = None
+    if isinstance(result, SingleLabelComparison):
+        measure, a, b = "top-1", result.top1_a, result.top1_b
+        if result.agreement is not None:
+            number = result.agreement.num_videos
+            agreement = proportion(round(result.agreement.share * number), number)
+    else:
+        measure, a, b = "mean average precision", result.map_a, result.map_b
+    bars = [_bar("A", a), _bar("B", b, second=True)]
+    return _ComparedPart(
+        title=title,
+        of=of,
+        measure=measure,
+        shown=change_section(result),
+        a=a,
+        b=b,
+        agreement=agreement,
+        accuracy_picture=draw_intervals(bars, name=f"accuracy-{result.name}"),
+    )
+
+
+def _titles(name: str, *, alone: bool) -> tuple[str, str]:
+    return ("The result", "") if alone else (name, f" of {name}")
+
+
+def _bar(name: str, it: Estimate, *, second: bool = False) -> Bar:
+    return Bar(name=name, share=it.value, low=it.low, high=it.high, second=second)
+
+
+def _render(template: str, **values: object) -> str:
+    return _environment().get_template(template).render(values)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("tubelet.evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "date": _date,
+        "duration": _duration,
+        "interval": _interval,
+        "number": lambda number: f"{number:,}",
+        "p_value": _p_value,
+        "percent": _percent,
+        "points": _points,
+        "points_interval": lambda it: f"{_points(it.low)} to {_points(it.high)}",
+    }
+    return environment
+
+
+def _percent(share: float | None, digits: int = 1) -> str:
+    return "" if share is None else f"{share * 100:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def _interval(it: Estimate, digits: int = 1) -> str:
+    return f"{it.low * 100:.{digits}f} to {_percent(it.high, digits)}"
+
+
+def _points(difference: float) -> str:
+    text = f"{difference * 100:+.2f}"
+    return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "\N{MINUS SIGN}")
+
+
+def _p_value(p: float) -> str:
+    return "below 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(math.ceil(seconds), 3600)
+    minutes, left = divmod(rest, 60)
+    parts = [f"{hours} h"] * (hours > 0) + [f"{minutes} min"] * (hours + minutes > 0)
+    return " ".join([*parts, f"{left} s"]) if hours == 0 else " ".join(parts)
