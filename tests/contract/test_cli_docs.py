@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tubelet.cli import main
+
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -13,5 +15,5 @@ def test_the_page_is_generated_from_the_help_of_every_command() -> None:
     ).stdout
     page = (DOCS / "cli.md").read_text(encoding="utf-8")
     assert made == page, "run: python docs/make_cli.py > docs/cli.md"
-    for command in ("export", "verify", "repository", "serve", "classify", "evaluate", "doctor"):
+    for command in main.commands:
         assert f"\n## tubelet {command}\n" in page

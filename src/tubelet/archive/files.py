@@ -74,7 +74,7 @@ def _read(path: str, most_bytes: int) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         _regular(path, os.fstat(descriptor))
-        with open(descriptor, "rb", buffering=0, closefd=False) as file:  # noqa: PTH123  of a descriptor
+        with open(descriptor, "rb", buffering=0, closefd=False) as file:
             return _at_most(path, file, most_bytes)
     finally:
         os.close(descriptor)
