@@ -7,7 +7,7 @@ VIDEO  ?=
 # The demo models, one of each family.
 MODELS := motion motion_vtn motion_vidtr motion_cvidtr
 
-.PHONY: help venv demo demo-model repository accuracy bench test check format clean
+.PHONY: help venv demo demo-model repository accuracy bench test check format generate clean
 help:
 	@echo "make demo [VIDEO=path]   install, export, serve, classify, stop"
 	@echo "make test                all tests that need no GPU"
@@ -15,6 +15,7 @@ help:
 	@echo "make repository          write model_repository/ for the demo models"
 	@echo "make demo-model          make the demo's data and train a model of it again (MODEL=vtn)"
 	@echo "make accuracy            top-1 of the demo models on 480 clips never trained on"
+	@echo "make generate            write what is generated and committed: the blocking client, docs/cli.md"
 	@echo "make bench               measure the numbers of the README's table"
 
 venv: $(VENV)/ready
@@ -75,6 +76,11 @@ check: venv
 format: venv
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Tests compare; docs/models and model_repository have commands of their own.
+generate: venv
+	$(BIN)/python docs/make_sync.py
+	$(BIN)/python docs/make_cli.py > docs/cli.md
 
 clean:
 	rm -rf $(VENV) bundles build

@@ -167,3 +167,20 @@ def test_a_fixed_limit_stays() -> None:
     simulation.pace.overloaded(61.0, sent_s=60.5)
     simulation.pace.interrupted(62.0)
     assert simulation.pace.limit == 3
+
+
+def test_a_server_with_room_gets_more_than_it_needs() -> None:
+    pace = Pace()
+    pace.comfort = 32
+    simulation = Simulation(pace, 2)
+    simulation.run(120)
+    assert pace.limit >= 32
+    assert simulation.refusals == []
+
+
+def test_a_server_that_is_slow_does_not() -> None:
+    """Each request would wait for all others, until its deadline."""
+    pace = Pace()
+    pace.comfort = 32
+    Simulation(pace, 2, service_s=10.0).run(4000)
+    assert pace.limit <= 8

@@ -15,6 +15,8 @@ _Phase = Literal["doubling", "holding", "probing", "fixed"]
 
 _DOUBLE_AT, _KEEP_AT = 1.10, 1.03
 """Growth of throughput that lets the limit double once more, and that is worth a higher limit."""
+_FREE_AT, _SHORT_S = 0.85, 4.0
+"""Throughput that is not worse, but for noise, and an answer's time that may well become twice as long."""
 _WINDOW, _WINDOW_PER_REQUEST = 24, 3
 """Answers in a window: at least so many, and so many times the limit."""
 _PROBE_EVERY = 6
@@ -30,7 +32,9 @@ class Pace:
     """The limit of one server.
 
     Doubles while throughput grows by a tenth, then holds, and now and then probes a quarter more, which it keeps only
-    if throughput grew. A refusal (`OverloadedError`) lowers the limit at once and is remembered as a ceiling.
+    if throughput grew. Up to ``comfort`` it doubles unless throughput falls, while answers come soon: there is room for
+    that many, an archive does not mind to wait, and a server that has more to choose from makes larger batches. A
+    refusal (`OverloadedError`) lowers the limit at once and is remembered as a ceiling.
 
     Args:
         fixed: a limit that never changes; None: adaptive.
@@ -41,6 +45,8 @@ class Pace:
     def __init__(self, *, fixed: int | None = None, start: int = 4, most: int = 256) -> None:
         self.limit = fixed or min(start, most)
         """Requests that may be in flight now."""
+        self.comfort = 0
+        """How many the server is known to have room for, with others beside us; known once it was asked."""
         self._phase: _Phase = FIXED if fixed else "doubling"
         self._most = most
         self._changed_s = float("-inf")
@@ -52,6 +58,7 @@ class Pace:
         self._ceiling_s = _CEILING_S
         self._began_s: float | None = None
         self._answers = self._idle = 0
+        self._waited_s = 0.0
 
     @property
     def phase(self) -> _Phase:
@@ -73,12 +80,13 @@ class Pace:
             return
         self._answers += 1
         self._idle += not was_full
+        self._waited_s += now_s - sent_s
         if self._answers < max(_WINDOW, _WINDOW_PER_REQUEST * self.limit) * (2 if self._phase == "probing" else 1):
             return
-        seconds, answers, idle = now_s - self._began_s, self._answers, self._idle
+        seconds, answers, idle, waited_s = now_s - self._began_s, self._answers, self._idle, self._waited_s
         self._begin_window(now_s)
         if seconds > 0 and idle <= _IDLE_SHARE * answers:
-            self._judge(answers / seconds, now_s)
+            self._judge(answers / seconds, now_s, is_prompt=waited_s <= _SHORT_S * answers)
 
     def overloaded(self, now_s: float, *, sent_s: float) -> None:
         """Hears of a refusal; of those to one burst only the first counts."""
@@ -96,14 +104,15 @@ class Pace:
         self._changed_s = now_s
         self._begin_window()
 
-    def _judge(self, rate: float, now_s: float) -> None:
+    def _judge(self, rate: float, now_s: float, *, is_prompt: bool) -> None:
         """Takes the next step, after a window of so many answers a second."""
         growth = 1.0 if self._lower_rate is None else rate / self._lower_rate
+        is_free = is_prompt and growth >= _FREE_AT
         match self._phase:
             case "doubling":
-                if self._lower_rate is None or growth >= _DOUBLE_AT:
+                if self._lower_rate is None or growth >= _DOUBLE_AT or (is_free and 2 * self.limit <= self.comfort):
                     self._raise("doubling", 2 * self.limit, rate, now_s)
-                elif growth >= _KEEP_AT:
+                elif growth >= _KEEP_AT or (is_free and self.limit <= self.comfort):
                     self._hold(self.limit, rate, now_s)
                 else:
                     self._hold(self._lower_limit, self._lower_rate, now_s)
@@ -146,3 +155,4 @@ class Pace:
     def _begin_window(self, now_s: float | None = None) -> None:
         self._began_s = now_s
         self._answers = self._idle = 0
+        self._waited_s = 0.0

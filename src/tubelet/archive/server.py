@@ -22,6 +22,8 @@ __all__ = ["Server", "open_classifier"]
 
 _FIRST_HOLD_S, _MOST_HOLD_S = 0.1, 5.0
 """Pause after a refusal, twice as long with each one that follows without an answer between them."""
+_MOST_COMFORT = 32
+"""Requests at a server with a long queue; videos in memory are bounded besides."""
 _CANARY_DEADLINE_S = 60.0
 _CHEAP_PROTOCOLS = ("1x1", "1x3")
 
@@ -109,6 +111,7 @@ class Server:
         """
         was_there = self.description is not None
         self.description = await self._classifier.describe()
+        self.pace.comfort = min(_MOST_COMFORT, self.description.limits.queue_size // 2)
         if not was_there:
             return
         contract = self.description.contract

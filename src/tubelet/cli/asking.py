@@ -28,8 +28,8 @@ _CLASSIFY_CONCURRENCY = 4
     default="127.0.0.1:8001",
     show_default=True,
     show_envvar=True,
-    metavar="HOST:PORT",
-    help="The server's gRPC address.",
+    metavar="URL",
+    help="The server: HOST:PORT or grpc://, grpcs:// for its gRPC, http://, https:// for its HTTP.",
 )
 @click.option("--model", help="Public name of the model. [default: the only one that is served]")
 @click.option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tubelet.clients.calls import ServedConfig
 from tubelet.spec.bounds import WAYS_IN
@@ -66,6 +67,7 @@ def read_description(config: ServedConfig) -> ModelDescription:
     return ModelDescription(name=model, contract=contract, limits=limits)
 
 
+@lru_cache(maxsize=64)
 def choose_way(
     contract: Contract | EnsembleContract, way: WayIn, *, with_features: bool = False
 ) -> tuple[str, tuple[str, ...]]:
