@@ -106,8 +106,12 @@ def _start(url: str, source: Path, out: Path, protocol: str) -> subprocess.Popen
 
 
 def measure_memory(server: Server, *, num_files: int) -> dict[str, Any]:
-    """Memory of scoring a list of so many different files, over time."""
-    with archive(num_files, contents=[canary_video()]) as folder, tempfile.TemporaryDirectory() as out:
+    """Memory of scoring a list of so many files, over time; one of five has bytes that no other has had before it."""
+    num_distinct = -(-num_files // 5)
+    with (
+        archive(num_files, contents=[canary_video()], num_distinct=num_distinct) as folder,
+        tempfile.TemporaryDirectory() as out,
+    ):
         listed = Path(out) / "videos.csv"
         listed.write_text("video\n" + "".join(f"{path}\n" for path in sorted(folder.iterdir())))
         process = _start(server.addresses["grpc"], listed, Path(out) / "rows", "1x1")
@@ -121,6 +125,7 @@ def measure_memory(server: Server, *, num_files: int) -> dict[str, Any]:
     per_second = float(np.polyfit(moments[late], mib[late], 1)[0])
     return {
         "files": num_files,
+        "different": num_distinct,
         "done": summary["done"],
         "seconds": summary["seconds"],
         "clips_per_second": summary["per_s"],
@@ -146,8 +151,8 @@ def _quarters(mib: np.ndarray) -> dict[str, float]:
 
 
 @contextmanager
-def archive(count: int, contents: list[bytes] | None = None) -> Iterator[Path]:
-    """A folder of so many videos of different bytes."""
+def archive(count: int, contents: list[bytes] | None = None, *, num_distinct: int | None = None) -> Iterator[Path]:
+    """A folder of so many videos; ``num_distinct`` of them, or all, are of different bytes."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=FOLDER)).resolve()
     try:
@@ -157,7 +162,7 @@ def archive(count: int, contents: list[bytes] | None = None) -> Iterator[Path]:
                 contents = [path.read_bytes() for path in sorted(Path(clips).glob("*.mp4"))]
         for number in range(count):
             # An empty box of MP4.
-            box = b"\0\0\0\x0cfree" + number.to_bytes(4, "big")
+            box = b"\0\0\0\x0cfree" + (number % (num_distinct or count)).to_bytes(4, "big")
             (folder / f"{number:07}.mp4").write_bytes(contents[number % len(contents)] + box)
         yield folder
     finally:
