@@ -17,6 +17,7 @@ NAMES = {
     "aclose": "close",
     "async_in_thread": "sync_in_thread",
     "async_is_cancelled": "sync_is_cancelled",
+    "async_owner": "sync_owner",
 }
 """What unasync does not know by itself; Async... becomes Sync... anyway."""
 
@@ -25,6 +26,7 @@ WORDS = {
     "for asyncio": "for threads",
     "any number of coroutines": "any number of threads",
     "an ``async with``": "a ``with``",
+    "the event loop that first": "the process that first",
     "Cancelling a task that waits for an answer cancels": "Ctrl-C while it waits for an answer cancels",
 }
 """In docstrings, where unasync changes nothing."""

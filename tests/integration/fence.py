@@ -12,7 +12,10 @@ from real_server import Serving
 from test_front import Front, free_ports
 
 TOKEN = "open-sesame"
-_REQUEST = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+_REQUEST = (
+    "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost "
+    "-addext subjectAltName=DNS:localhost,IP:127.0.0.1"
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,14 @@ class Fence:
     certificate: Path
 
     def url(self, kind: str) -> str:
-        return f"grpcs://localhost:{self.grpc}" if kind == "grpc" else f"https://localhost:{self.http}"
+        return f"grpcs://127.0.0.1:{self.grpc}" if kind == "grpc" else f"https://127.0.0.1:{self.http}"
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate that vouches for itself, and its key, in ``folder``."""
+    key, certificate = folder / "tls.key", folder / "tls.crt"
+    subprocess.run([*_REQUEST.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    return certificate, key
 
 
 @contextmanager
@@ -33,8 +43,7 @@ def fenced(server: Serving, folder: Path) -> Iterator[Fence]:
     for program, package in (("nginx", "nginx-light"), ("openssl", "openssl")):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed (Debian: {package})")
-    key, certificate = folder / "tls.key", folder / "tls.crt"
-    subprocess.run([*_REQUEST.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    certificate, key = make_certificate(folder)
     http, grpc = free_ports(2)
     known = f'map $http_authorization $is_known {{ default 0; "Bearer {TOKEN}" 1; }}'
     files = {

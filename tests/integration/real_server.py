@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from tubelet.clients import Retries, VideoClassifier
 ROOT = Path(__file__).parents[2]
 TUBELET = Path(sys.executable).parent / "tubelet"
 SHM = Path("/dev/shm")
+END_WITH_US = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+"""Tests that are killed leave no server behind."""
 
 
 @dataclass
@@ -28,7 +31,7 @@ class Serving:
     def __post_init__(self) -> None:
         ports = [f"--{kind}-port=0" for kind in ("http", "grpc", "metrics")]
         self.process = subprocess.Popen(
-            [TUBELET, "serve", "--json", "--repository", self.repository, *ports, *self.arguments],
+            [*END_WITH_US, TUBELET, "serve", "--json", "--repository", self.repository, *ports, *self.arguments],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "no_proxy": "*"},

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fence import TOKEN, Fence, fenced, make_certificate
 from real_server import ROOT, SHM, Serving
 from test_deadlines import NUM_FRAMES, Gated, Watch, gated  # noqa: F401
-from test_front import Front, free_ports, make_front  # noqa: F401
 
 from tubelet.clients import AsyncVideoClassifier, Classification, Retries, Tls, VideoClassifier
 from tubelet.preprocess.canary import canary_video
@@ -88,73 +87,43 @@ class TestEveryWay:
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A certificate for localhost, its key, and a certificate that vouches for somebody else."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    folder = tmp_path_factory.mktemp("certificates")
-    request = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
-    )
-    for name in ("server", "other"):
-        files: list[str | Path] = ["-keyout", folder / f"{name}.key", "-out", folder / f"{name}.crt"]
-        subprocess.run([*request.split(), *files], check=True, capture_output=True)
-    return {name: folder / name for name in ("server.key", "server.crt", "other.crt")}
-
-
-@pytest.fixture(scope="module")
-def urls(make_front: Callable[..., Front], certificates: dict[str, Path]) -> dict[str, str]:  # noqa: F811
-    """URLs of a front that speaks TLS and wants a token."""
-    http, grpc = free_ports(2)
-    known = 'map $http_authorization $is_known { default 0; "Bearer open-sesame" 1; }'
-    pair = f"ssl_certificate {certificates['server.crt']};\nssl_certificate_key {certificates['server.key']};\n"
-    refuse = "if ($is_known = 0) { return 401; }\n"
-    make_front(
-        {
-            "global.conf": f"{pair}{known}\n",
-            "http.conf": f"listen 127.0.0.1:{http} ssl;\n{refuse}",
-            "grpc.conf": f"listen 127.0.0.1:{grpc} ssl http2;\n{refuse}",
-        }
-    )
-    return {"grpc": f"grpcs://localhost:{grpc}", "http": f"https://localhost:{http}"}
+def fence(server: Serving, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fence]:
+    with fenced(server, tmp_path_factory.mktemp("fence")) as fence:
+        yield fence
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 class TestThroughTheFront:
-    def test_with_tls_and_a_token(
-        self, urls: dict[str, str], certificates: dict[str, Path], protocol: str, kind: type
-    ) -> None:
+    def test_with_tls_and_a_token(self, fence: Fence, protocol: str, kind: type) -> None:
         options = {
             "model": "motion",
-            "tls": Tls(ca_file=certificates["server.crt"]),
-            "headers": lambda: {"Authorization": "Bearer open-sesame"},
+            "tls": Tls(ca_file=fence.certificate),
+            "headers": lambda: {"Authorization": f"Bearer {TOKEN}"},
         }
-        found = ask(kind, urls[protocol], "classify", canary_video(), options=options)
+        found = ask(kind, fence.url(protocol), "classify", canary_video(), options=options)
         assert isinstance(found, Classification)
 
     @pytest.mark.parametrize("headers", [None, {"authorization": "Bearer something-else"}])
-    def test_without_a_token(
-        self, urls: dict[str, str], certificates: dict[str, Path], protocol: str, kind: type, headers: Any
-    ) -> None:
-        options = {"model": "motion", "tls": Tls(ca_file=str(certificates["server.crt"])), "headers": headers}
+    def test_without_a_token(self, fence: Fence, protocol: str, kind: type, headers: Any) -> None:
+        options = {"model": "motion", "tls": Tls(ca_file=str(fence.certificate)), "headers": headers}
         with pytest.raises(InvalidRequestError, match=r"(?i)authorization") as caught:
-            ask(kind, urls[protocol], "describe", options=options)
+            ask(kind, fence.url(protocol), "describe", options=options)
         assert caught.value.code == "bad_parameter"
 
-    @pytest.mark.parametrize("ca", ["other.crt", None])
+    @pytest.mark.parametrize("is_ours", [False, True])
     def test_a_server_for_which_nobody_vouches(
-        self, urls: dict[str, str], certificates: dict[str, Path], protocol: str, kind: type, ca: str | None
+        self, fence: Fence, tmp_path: Path, protocol: str, kind: type, is_ours: bool
     ) -> None:
-        """None: this system does not either."""
-        tls = Tls(ca_file=certificates[ca]) if ca else None
+        """Neither a certificate of ours nor this system's."""
+        tls = Tls(ca_file=make_certificate(tmp_path)[0]) if is_ours else None
         with pytest.raises(UnavailableError, match=r"(?i)certificate"):
-            ask(kind, urls[protocol], "describe", options={"tls": tls, "retries": ONCE})
+            ask(kind, fence.url(protocol), "describe", options={"tls": tls, "retries": ONCE})
 
-    def test_a_certificate_that_is_not_there(self, urls: dict[str, str], protocol: str, kind: type) -> None:
+    def test_a_certificate_that_is_not_there(self, fence: Fence, protocol: str, kind: type) -> None:
         options = {"tls": Tls(ca_file="/nowhere/ca.pem")}
         with pytest.raises(InvalidRequestError, match="certificate"):
-            ask(kind, urls[protocol], "describe", options=options)
+            ask(kind, fence.url(protocol), "describe", options=options)
 
 
 # --- shared memory

@@ -16,6 +16,7 @@ from moto.server import ThreadedMotoServer
 
 from tubelet.archive.files import Files
 from tubelet.archive.items import Item
+from tubelet.archive.remote import StorageError
 from tubelet.archive.sources import open_source
 from tubelet.spec.errors import InvalidRequestError, LimitError, MachineError
 
@@ -160,6 +161,6 @@ def test_a_server_that_is_not_there_is_tried_again(monkeypatch: pytest.MonkeyPat
         "secret": "s",
         "config_kwargs": {"retries": {"max_attempts": 0}},
     }
-    with pytest.raises(InvalidRequestError, match=r"cannot read s3://archive/a\.mp4: Could not connect"):
+    with pytest.raises(StorageError, match=r"cannot read s3://archive/a\.mp4 at the moment: Could not connect"):
         Files(options).read("s3://archive/a.mp4", most_bytes=9)
     assert len(pauses) == 3

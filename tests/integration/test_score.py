@@ -22,12 +22,19 @@ from tubelet.spec.errors import TubeletError
 
 pytestmark = pytest.mark.needs_triton
 
-NUM_VIDEOS = 200
+NUM_VIDEOS = 120
 
 
 @pytest.fixture(scope="module")
 def archive(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_archive(clips, tmp_path_factory.mktemp("archive") / "videos", NUM_VIDEOS)
+
+
+@pytest.fixture(scope="module")
+def narrow(make_repository: Callable[..., Path]) -> Iterator[Serving]:
+    """A server with a short queue, which tests may take pieces from: it mends itself."""
+    with Serving(make_repository(queue_size=4)) as serving:
+        yield serving
 
 
 def free_port() -> int:
@@ -110,7 +117,7 @@ def test_hostile_files_get_the_codes_that_callers_get(server: Serving, videos_di
     source.mkdir()
     for path in (videos_dir / "hostile").iterdir():
         # Videos of hours would be most of this test's time.
-        if path.stat().st_size < 1_000_000:
+        if path.stat().st_size < 300_000:
             shutil.copy(path, source / f"{path.name}.mp4")
     with Scoring(source, out, server.ready["grpc"]) as run:
         summary = run.summary()
@@ -167,76 +174,52 @@ def test_what_cannot_be_begun_is_said(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_server_that_is_killed_loses_nothing(
-    serve: Callable[..., Serving], archive: Path, metered: Callable[..., tuple[Scoring, str]], tmp_path: Path
+def test_a_server_that_is_killed_is_waited_for_as_long_as_patience_lasts(
+    narrow: Serving, archive: Path, metered: Callable[..., tuple[Scoring, str]], tmp_path: Path
 ) -> None:
-    serving = serve()
-    run, address = metered(archive, serving.ready["grpc"])
-    wait_until(lambda: done(address) > 50)
-    os.kill(serving.processes("bin/tritonserver")[0], signal.SIGKILL)
-    assert run.wait_for("away")["server"] == serving.ready["grpc"]
-    run.wait_for("back")
-    assert run.summary()["done_now"] == NUM_VIDEOS
-    check_rows(rows_of(tmp_path / "out"), archive)
-
-
-def test_a_server_that_stops_is_waited_for_as_long_as_patience_lasts(
-    serve: Callable[..., Serving],
-    repository: Path,
-    archive: Path,
-    metered: Callable[..., tuple[Scoring, str]],
-    tmp_path: Path,
-) -> None:
-    port = free_port()
-    first = serve(repository, f"--grpc-port={port}")
-    url, out = first.ready["grpc"], tmp_path / "out"
+    url, out, impatient_out = narrow.ready["grpc"], tmp_path / "out", tmp_path / "impatient"
     arguments = ("--protocol=4x3",)  # so that both are still at work when the server goes
-    with Scoring(archive, tmp_path / "impatient", url, arguments=("--patience-s=0.5", *arguments)) as impatient:
+    with Scoring(archive, impatient_out, url, arguments=("--patience-s=0.5", *arguments)) as impatient:
         impatient.wait_for("back")
         run, address = metered(archive, url, arguments=arguments)
         wait_until(lambda: done(address) > 5)
-        assert first.stop() == 0
+        os.kill(narrow.processes("bin/tritonserver")[0], signal.SIGKILL)
         code, err = impatient.end()
     assert (code, "no server was there for 0.5 s" in err, "the same command goes on" in err) == (1, True, True), err
-    run.wait_for("away")
-    second = serve(repository, f"--grpc-port={port}")
+    assert run.wait_for("away")["server"] == url
     run.wait_for("back")
     count = done(address)
     wait_until(lambda: done(address) > count + 20)
     # Triton stays, and says that it is ready: only an answer shows that a backend is back.
-    os.kill(second.processes("/motion_encoder/")[0], signal.SIGKILL)
+    os.kill(narrow.processes("/motion_encoder/")[0], signal.SIGKILL)
     run.wait_for("away")
     run.wait_for("back")
     assert run.summary()["done"] == NUM_VIDEOS
     check_rows(rows_of(out), archive)
-    with Scoring(archive, tmp_path / "impatient", url, arguments=arguments) as again:
+    with Scoring(archive, impatient_out, url, arguments=arguments) as again:
         assert again.summary()["done"] == NUM_VIDEOS
-    check_rows(rows_of(tmp_path / "impatient"), archive)
+    check_rows(rows_of(impatient_out), archive)
 
 
-def test_a_short_queue_puts_no_refusal_into_a_row(
-    serve: Callable[..., Serving], make_repository: Callable[..., Path], archive: Path, tmp_path: Path
-) -> None:
-    serving = serve(make_repository(queue_size=4))
+def test_a_short_queue_puts_no_refusal_into_a_row(narrow: Serving, archive: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with Scoring(archive, out, serving.ready["grpc"], arguments=("--concurrency=24",)) as run:
+    with Scoring(archive, out, narrow.ready["grpc"], arguments=("--concurrency=24",)) as run:
         assert run.summary()["done_now"] == NUM_VIDEOS
     check_rows(rows_of(out), archive)
 
 
 def test_two_servers_share_and_one_takes_over(
     server: Serving,
-    serve: Callable[..., Serving],
+    narrow: Serving,
     archive: Path,
     metered: Callable[..., tuple[Scoring, str]],
     tmp_path: Path,
 ) -> None:
-    other = serve()
-    urls = server.ready["grpc"], other.ready["grpc"]
+    urls = server.ready["grpc"], narrow.ready["grpc"]
     run, address = metered(archive, *urls)
     for busy in (rf'in_flight{{server="{url}"}} [1-9]' for url in urls):
         wait_until(partial(says, address, busy))
-    assert other.stop() == 0
+    os.kill(narrow.processes("bin/tritonserver")[0], signal.SIGKILL)
     assert run.wait_for("away")["server"] == urls[1]
     assert run.summary()["done_now"] == NUM_VIDEOS
     check_rows(rows_of(tmp_path / "out"), archive)
@@ -264,20 +247,17 @@ def test_metrics_tell_what_goes_on(
     assert float(values["tubelet_score_waiting_bytes"]) > 0
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_in_good_order(
     server: Serving,
     archive: Path,
     metered: Callable[..., tuple[Scoring, str]],
     tmp_path: Path,
-    number: signal.Signals,
-    code: int,
 ) -> None:
     run, address = metered(archive, server.ready["grpc"])
     wait_until(lambda: done(address) > 20)
-    run.signal(number)
-    found, err = run.end()
-    assert found == code, err
+    run.signal(signal.SIGINT)
+    code, err = run.end()
+    assert code == 130, err
     assert "the same command goes on" in err
     summary, rows = run.events[-1], rows_of(tmp_path / "out")
     assert 20 < summary["done_now"] == len(rows) < NUM_VIDEOS

@@ -19,7 +19,7 @@ from real_server import TUBELET, Serving
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
 pytestmark = [pytest.mark.needs_triton, pytest.mark.timeout(240)]
 
-NUM_VIDEOS, PART_ROWS = 300, 50
+NUM_VIDEOS, PART_ROWS = 200, 40
 
 
 @pytest.fixture(scope="module")

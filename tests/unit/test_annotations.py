@@ -74,6 +74,11 @@ def test_a_list_may_have_more_columns_a_byte_order_mark_quotes_and_blank_lines(t
         (b"video,label,label\na,left,left\n", "twice"),
         (b"video,label,start_s\na.mp4,left,soon\n", "line 2: start_s must be a number, got 'soon'"),
         (b"video,label,end_s\na.mp4,left,inf\n", "line 2: end_s must be a number"),
+        (b"video,label,start_s,end_s\na.mp4,left,7,2.5\n", "line 2: its part must end after it starts, got 7 to 2.5"),
+        (
+            b"label,youtube_id,time_start,time_end,split\nleft,#NAME?,0,10,val\n",
+            "line 2: youtube_id '#NAME\\?' is none; a spreadsheet writes",
+        ),
         (b"video,label\na\0.mp4,left\n", "null byte"),
         (b"video,label\na.mp4,left\n", "none of the 1 videos"),
         (b"a.mp4 1\nb.mp4 two\n", "line 2: expected 'path index'"),
@@ -232,10 +237,26 @@ def test_a_name_is_preferred_to_an_index() -> None:
     assert resolve_label("1", {"left": 0, "right": 1}, 2) == 1
 
 
-@pytest.mark.parametrize("label", ["4", "-1", "Left", "", "1.0", "²"])
+@pytest.mark.parametrize("label", ["4", "-1", "lefts", "", "1.0", "²"])
 def test_a_label_that_the_model_lacks_is_an_error(label: str) -> None:
     with pytest.raises(InvalidRequestError, match="neither"):
         resolve_label(label, {name: index for index, name in enumerate(MOTION.names)}, 4)
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "passing_American_football_(in_game)",
+        "Passing american football (in game)",
+        '"passing American football (in game)"',
+        "passing  American football (in game) ",
+    ],
+)
+def test_copies_of_lists_spell_names_with_underscores_capitals_and_quotes(label: str) -> None:
+    names = {"passing American football (in game)": 0, "passing American football (not in game)": 1}
+    assert resolve_label(label, names, 2) == 0
+    with pytest.raises(InvalidRequestError, match="neither"):
+        resolve_label("UP", {"up": 0, "Up": 1}, 2)
 
 
 def test_names_are_parted_among_heads() -> None:

@@ -15,7 +15,7 @@ from scripted_triton import ScriptedTriton, contract, response, running
 from tritonclient.grpc import service_pb2
 
 from tubelet.clients import AsyncVideoClassifier, Retries
-from tubelet.spec.errors import InvalidVideoError, OverloadedError, UnavailableError
+from tubelet.spec.errors import InvalidRequestError, InvalidVideoError, OverloadedError, UnavailableError
 
 LEFT = json.dumps([3.0, 1.0, 0.0, -1.0]).encode()
 DOWN = json.dumps([0.0, 1.0, 2.0, 4.0]).encode()
@@ -172,3 +172,17 @@ def test_a_client_may_be_made_where_no_loop_runs(triton: ScriptedTriton) -> None
             return (await classifier.classify(LEFT)).labels[0].name
 
     assert asyncio.run(work()) == "left"
+
+
+def test_a_second_event_loop_needs_a_client_of_its_own(triton: ScriptedTriton) -> None:
+    classifier = AsyncVideoClassifier(triton.url)
+
+    async def work() -> str:
+        return (await classifier.classify(LEFT)).labels[0].name
+
+    assert asyncio.run(work()) == "left"
+    with pytest.raises(InvalidRequestError, match="another event loop"):
+        asyncio.run(work())
+    asyncio.run(classifier.close())
+    with pytest.raises(UnavailableError, match="was closed"):
+        asyncio.run(work())

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from scripted_triton import REPORT, ScriptedTriton, add_tensor, contract, ensemble, fail, response, running, video_of
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from tubelet.clients import Classification, Retries, Timeouts, VideoClassifier
+from tubelet.clients import Classification, Retries, Timeouts, Tls, VideoClassifier
 from tubelet.spec.errors import (
     ContractError,
     DeadlineError,
@@ -48,6 +49,13 @@ class Trickle(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         return self._data.read(min(size, 1))
+
+
+class NonBlocking(io.RawIOBase):
+    """A file that has nothing to give at the moment."""
+
+    def read(self, size: int = -1) -> None:
+        return None
 
 
 def closed_file() -> io.BytesIO:
@@ -231,10 +239,15 @@ def test_an_open_file_is_read_from_where_it_stands(triton: ScriptedTriton, tmp_p
     [
         (io.StringIO("text"), {}, "binary mode"),
         (closed_file(), {}, "cannot read the file that was given"),
+        (NonBlocking(), {}, "and blocking"),
         (7, {}, "got int"),
+        ((part for part in [LEFT]), {}, "got generator"),
+        (SimpleNamespace(read=None), {}, "got SimpleNamespace"),
         (LEFT, {"fps": 25.0}, "fps is of decoded frames"),
         (FRAMES, {}, "need fps, a positive number, got None"),
         (FRAMES, {"fps": 0.0}, "need fps"),
+        (FRAMES, {"fps": "25"}, "need fps"),
+        (FRAMES, {"fps": 1e300}, "need fps"),
         (FRAMES, {"fps": 25.0, "chunked": True}, "chunked is of encoded videos"),
     ],
 )
@@ -519,8 +532,22 @@ def test_headers_are_asked_for_before_every_call(triton: ScriptedTriton) -> None
     assert seen == ["Bearer 1", "Bearer 2"]  # the first was spent on the question about the model
 
 
-@pytest.mark.parametrize("headers", [{"a b": "c"}, {"a": "b\nc"}, {"": "c"}, {"a": "\u00e9"}])
-def test_headers_that_cannot_travel_are_refused(triton: ScriptedTriton, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"a b": "c"},
+        {"a": "b\nc"},
+        {"": "c"},
+        {"a": "\u00e9"},
+        {"a": 1},
+        {"grpc-timeout": "1S"},
+        {"a-bin": "c"},
+        {"Content-Length": "1"},
+        [("a", "c")],
+    ],
+    ids=str,
+)
+def test_headers_that_cannot_travel_are_refused(triton: ScriptedTriton, headers: Any) -> None:
     with VideoClassifier(triton.url, headers=headers) as classifier, pytest.raises(InvalidRequestError, match="header"):
         classifier.classify(LEFT)
 
@@ -555,6 +582,79 @@ def test_a_server_that_comes_back_with_another_contract_is_noticed(triton: Scrip
         with pytest.raises(ContractError, match="nothing was sent"):
             classifier.classify(LEFT)
     assert len(triton.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"top": "5"},
+        {"top": 2.5},
+        {"deadline_s": "5"},
+        {"start_s": "soon"},
+        {"protocol": 3},
+        {"protocol": "\udc80"},
+        {"model": b"demo"},
+        {"model": "a\nb"},
+    ],
+    ids=str,
+)
+def test_a_wish_of_another_type_is_refused(triton: ScriptedTriton, wish: Any) -> None:
+    (name,) = wish
+    with VideoClassifier(triton.url) as classifier, pytest.raises(InvalidRequestError, match=f"{name} must be"):
+        classifier.classify(LEFT, **wish)
+    assert triton.requests == []
+
+
+def test_numbers_of_numpy_are_numbers(triton: ScriptedTriton) -> None:
+    with VideoClassifier(triton.url) as classifier:
+        wishes: Any = {"top": np.int64(2), "start_s": np.float32(0.5), "deadline_s": np.float64(60)}
+        found = classifier.classify(LEFT, **wishes)
+    assert len(found.labels) == 2
+
+
+@pytest.mark.parametrize("url", [None, 8001, b"127.0.0.1:8001"])
+def test_a_url_is_text(url: Any) -> None:
+    with pytest.raises(InvalidRequestError, match="HOST:PORT"):
+        VideoClassifier(url)
+
+
+def test_a_child_process_needs_a_client_of_its_own(triton: ScriptedTriton) -> None:
+    """It would write into the connections of its parent."""
+    with VideoClassifier(triton.url, retries=Retries(attempts=1)) as classifier:
+        classifier.classify(LEFT)
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                classifier.classify(LEFT)
+                os.write(writing, b"an answer")
+            except TubeletError as exc:
+                os.write(writing, str(exc).encode())
+                classifier.close()
+            finally:
+                os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as said:
+            assert b"bad_parameter: this client was used in another event loop or process" in said.read()
+        os.waitpid(child, 0)
+        assert classifier.classify(LEFT).labels[0].name == "left"
+
+
+@pytest.mark.parametrize("scheme", ["grpcs", "https"])
+@pytest.mark.parametrize("files", [{"ca_file": __file__}, {"cert_file": __file__, "key_file": __file__}])
+def test_files_that_are_no_certificates_are_refused(scheme: str, files: dict[str, str]) -> None:
+    url = f"{scheme}://127.0.0.1:1"
+    with (
+        VideoClassifier(url, tls=Tls(**files)) as classifier,
+        pytest.raises(InvalidRequestError, match="cannot use these certificates"),
+    ):
+        classifier.models()
+
+
+def test_certificates_for_an_address_without_tls_are_refused() -> None:
+    """Else a token would go out in the clear."""
+    with pytest.raises(InvalidRequestError, match="grpcs://"):
+        VideoClassifier("127.0.0.1:8001", tls=Tls())
 
 
 def test_a_closed_client_says_so(triton: ScriptedTriton) -> None:

@@ -19,7 +19,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from tubelet.archive.files import Files
-from tubelet.archive.remote import FileSystems, attempt
+from tubelet.archive.remote import FileSystems, StorageError, attempt
 from tubelet.spec.errors import InvalidRequestError, LimitError, MachineError
 
 
@@ -130,6 +130,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
         Response(500, "InternalError"),
         caused(OSError(errno.EIO, "slow"), Response(503, "SlowDown")),
         ReadTimeoutError("Read timeout on endpoint URL"),
+        caused(FileNotFoundError("http://h/v.mp4"), ConnectionRefusedError(errno.ECONNREFUSED, "refused")),
     ],
     ids=repr,
 )
@@ -149,7 +150,7 @@ def test_what_may_pass_is_tried_again(error: Exception, pauses: list[float]) -> 
     def never() -> str:
         raise error
 
-    with pytest.raises(InvalidRequestError, match="cannot read s3://b/k: "):
+    with pytest.raises(StorageError, match="cannot read s3://b/k at the moment: "):
         attempt("s3://b/k", never)
 
 

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+import scripted_triton
 from scripted_triton import ensemble, response
 
 from tubelet.clients import AsyncVideoClassifier, Retries, Timeouts, VideoClassifier
@@ -85,7 +86,7 @@ def running(scripted: Scripted) -> Iterator[Scripted]:
             for name, value in {**headers, "Content-Length": str(len(answer))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(answer)
+            self.wfile.write(answer[: len(answer) // 2] if "X-Cut" in headers else answer)
 
         do_POST = do_GET  # noqa: N815
 
@@ -267,3 +268,37 @@ def test_a_proxy_of_the_environment_is_passed_over(triton: Scripted, monkeypatch
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     assert classify(triton.url, VideoClassifier).labels[0].name == "left"
+
+
+@pytest.mark.parametrize("kind", [VideoClassifier, AsyncVideoClassifier])
+def test_a_redirection_is_not_followed(triton: Scripted, kind: type) -> None:
+    """The headers may hold a token, which is for this server."""
+    triton.infer = lambda: (307, {"Location": "http://127.0.0.1:1/"}, b"")
+    with pytest.raises(InvalidRequestError, match="another address"):
+        classify(triton.url, kind)
+
+
+@pytest.mark.parametrize("kind", [VideoClassifier, AsyncVideoClassifier])
+def test_the_wrong_protocol_is_said_so(triton: Scripted, kind: type) -> None:
+    authority = triton.url.removeprefix("http://")
+    for url in (authority, f"https://{authority}"):
+        with pytest.raises(UnavailableError, match="another protocol is spoken there"):
+            classify(url, kind, retries=ONCE)
+    with (
+        scripted_triton.running(scripted_triton.ScriptedTriton()) as other,
+        pytest.raises(UnavailableError, match="another protocol is spoken there"),
+    ):
+        classify(f"http://{other.url}", kind, retries=ONCE)
+
+
+@pytest.mark.parametrize("kind", [VideoClassifier, AsyncVideoClassifier])
+def test_an_answer_that_breaks_off_is_a_lost_server(triton: Scripted, kind: type) -> None:
+    status, headers, body = good_answer()
+    triton.infer = lambda: (status, headers | {"Connection": "close", "X-Cut": "1"}, body)
+    with pytest.raises(UnavailableError, match="the connection to the server was lost"):
+        classify(triton.url, kind, retries=ONCE)
+
+
+def test_a_name_that_no_url_holds_is_refused(triton: Scripted) -> None:
+    with VideoClassifier(triton.url) as classifier, pytest.raises(InvalidRequestError, match="URL too long"):
+        classifier.describe("a" * 100_000)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
 
-from tubelet.evaluation.intervals import RESAMPLES, clusters_of, estimate, paired_weights
+from tubelet.evaluation.intervals import RESAMPLES, clusters_of, estimate, estimate_unbiased, paired_weights
 
 
 def test_rows_of_a_file_are_one_cluster() -> None:
@@ -52,6 +53,27 @@ def test_independent_rows_that_are_none_make_intervals_wider() -> None:
         return found.high - found.low
 
     assert width(np.repeat(np.arange(40), 10)) > 2 * width(np.arange(400))
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    random = np.random.default_rng(6)
+    weights = np.concatenate(list(paired_weights(np.arange(200)))) / 200
+
+    def coverage(share: float) -> float:
+        lists = (random.random((1000, 200)) < share).astype(np.float64)
+        samples = weights @ lists.T
+        found = [estimate(float(one.mean()), samples[:, i], number=200) for i, one in enumerate(lists)]
+        return float(np.mean([it.low - 1e-9 <= share <= it.high + 1e-9 for it in found]))
+
+    assert 0.93 <= coverage(0.9) <= 0.98
+    assert coverage(0.995) > 0.93  # a third of these lists are right altogether, and their draws all alike
+
+
+def test_figures_that_resamples_inflate_are_moved_back() -> None:
+    found = estimate_unbiased(0.5, np.linspace(0.6, 0.8, 2001))
+    assert (found.low, found.value, found.high) == pytest.approx((0.405, 0.5, 0.595))
+    assert estimate_unbiased(0.05, np.linspace(0.6, 0.8, 2001)).low == 0
+    assert estimate_unbiased(-0.1, np.linspace(-0.2, 0, 2001), lowest=-1.0).low == pytest.approx(-0.195)
 
 
 @given(st.floats(-1, 1), st.lists(st.one_of(st.floats(-1, 1), st.just(float("nan"))), max_size=20))

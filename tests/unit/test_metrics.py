@@ -22,6 +22,7 @@ from tubelet.evaluation.targets import Classes
 from tubelet.spec.manifest import Head
 
 MIB = 1024 * 1024
+WILSON_SQUARE = 1.959964**2
 
 
 def synthetic(seed: int, rows: int, classes: int, *, failing: float = 0.1) -> Ranking:
@@ -81,7 +82,7 @@ def test_a_small_list_by_hand() -> None:
 
 def test_a_list_that_failed_altogether_has_figures_too() -> None:
     found = result(rank_head(np.zeros((3, 4), np.float32), np.array([0, 1, 1]), np.zeros(3, bool)))
-    assert (found.all_videos.top1.value, found.all_videos.mean_class_accuracy.high) == (0, 0)
+    assert (found.all_videos.top1.value, found.all_videos.mean_class_accuracy.value) == (0, 0)
     assert (found.answered, found.calibration, found.confusion, found.mistakes) == (None, None, (), ())
 
 
@@ -150,8 +151,20 @@ def test_the_perfect_and_the_worst_model(sign: int, share: float) -> None:
     wanted = np.arange(40) % 8
     logits = (sign * 9 * (np.arange(8) == wanted[:, None])).astype(np.float32)
     accuracy = result(rank_head(logits, wanted, np.ones(40, bool))).all_videos
-    for one in (accuracy.top1, accuracy.top5, accuracy.mean_class_accuracy):
-        assert (one.low, one.value, one.high) == (share, share, share)
+    width = WILSON_SQUARE / (40 + WILSON_SQUARE)
+    ends = (1 - width, 1) if share else (0, width)
+    for one in (accuracy.top1, accuracy.mean_class_accuracy):
+        assert (one.low, one.value, one.high) == pytest.approx((ends[0], share, ends[1]))
+
+
+def test_where_all_are_right_the_interval_rests_on_files_and_on_the_smallest_classes() -> None:
+    wanted = np.array([0] * 38 + [1] * 2)
+    logits = (9 * (np.arange(3) == wanted[:, None])).astype(np.float32)
+    accuracy = result(rank_head(logits, wanted, np.ones(40, bool))).all_videos
+    assert accuracy.top1.low == pytest.approx(40 / (40 + WILSON_SQUARE))
+    assert accuracy.mean_class_accuracy.low == pytest.approx(7 / (7 + WILSON_SQUARE))  # 4 / (1/38 + 1/2) = 7.6
+    segments = result(rank_head(logits, wanted, np.ones(40, bool)), np.arange(40) // 4).all_videos
+    assert segments.top1.low == pytest.approx(10 / (10 + WILSON_SQUARE))
 
 
 def test_calibration_by_hand() -> None:

@@ -53,6 +53,11 @@ def test_people_read_family_protocols_and_digest(triton: ScriptedTriton) -> None
     ]
 
 
+def test_those_that_are_named_are_described(triton: ScriptedTriton) -> None:
+    (demo,) = (json.loads(line) for line in models(triton.url, "demo", "--json").splitlines())
+    assert demo["model"] == "demo"
+
+
 def test_nobody_there_is_one_line() -> None:
     done = CliRunner().invoke(main, ["models", "--url", "127.0.0.1:1"])
     assert (done.exit_code, done.stdout) == (1, "")

@@ -20,9 +20,8 @@ from hypothesis import strategies as st
 import tubelet
 from tubelet.archive.columns import rows_to_batch, to_row
 from tubelet.archive.items import Item
-from tubelet.archive.parts import GROUP_ROWS, SCHEMA, part_name, read_rows, read_run, write_part
+from tubelet.archive.parts import GROUP_ROWS, SCHEMA, PartReader, part_name, read_rows, read_run, write_part
 from tubelet.archive.payloads import from_payload, to_payload
-from tubelet.archive.readback import PartReader
 from tubelet.archive.rows import Row
 from tubelet.clients import Label
 from tubelet.spec.errors import CODES, ContractError, InvalidRequestError

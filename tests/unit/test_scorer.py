@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tritonclient.utils import InferenceServerException
 
 from tubelet.archive.events import Away, Back, Event, SetAside
 from tubelet.archive.items import Item
@@ -20,6 +21,7 @@ from tubelet.archive.scorer import score_items
 from tubelet.archive.settings import Settings
 from tubelet.archive.verdicts import verdict_on
 from tubelet.clients import Classification, Label, ModelDescription, Report
+from tubelet.clients.wire import translated_errors
 from tubelet.preprocess.canary import canary_video
 from tubelet.spec.errors import (
     ContractError,
@@ -350,6 +352,13 @@ def test_an_error_of_the_list_ends_the_run(
 ITEM, PART = Item("/a"), Item("/a", start_s=1.0)
 
 
+def refusal() -> TubeletError:
+    """What the client raises when a token is over."""
+    with pytest.raises(TubeletError) as raised, translated_errors():
+        raise InferenceServerException("token expired", status="StatusCode.UNAUTHENTICATED")
+    return raised.value
+
+
 @pytest.mark.parametrize(
     ("error", "item", "losses", "losses_alone", "was_alone", "expected"),
     [
@@ -364,6 +373,7 @@ ITEM, PART = Item("/a"), Item("/a", start_s=1.0)
         (OverloadedError("overloaded", ""), ITEM, 0, 0, True, "refused"),
         (InvalidRequestError("bad_parameter", "who are you?"), ITEM, 0, 0, False, "end"),
         (InvalidRequestError("bad_parameter", "starts after its end"), PART, 0, 0, False, "row"),
+        (refusal(), PART, 0, 0, False, "end"),
         (ContractError("contract_mismatch", ""), ITEM, 0, 0, False, "end"),
     ],
 )

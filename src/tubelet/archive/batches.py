@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, Iterable, Sequence
 from dataclasses import dataclass
 
-from tubelet.archive.items import Item
+from tubelet.archive.items import Item, as_stream
 
 __all__ = ["Batch", "BatchSize", "Batches", "Ring"]
 
@@ -50,7 +50,7 @@ class Batches:
     """
 
     def __init__(self, items: AsyncIterable[Item] | Iterable[Item], size: BatchSize) -> None:
-        self._items = aiter(items) if isinstance(items, AsyncIterable) else aiter(_from_iterable(items))
+        self._items = as_stream(items)
         self._size = size
         self._returned: deque[Batch] = deque()
         self._held: set[bytes] = set()
@@ -106,8 +106,3 @@ class Ring:
     def give(self, place: int) -> None:
         """Gives a place back."""
         self._busy[place] -= 1
-
-
-async def _from_iterable(items: Iterable[Item]) -> AsyncIterator[Item]:
-    for item in items:
-        yield item

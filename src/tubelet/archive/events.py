@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Answered", "Away", "Back", "Event", "Flow", "SetAside"]
+__all__ = ["Answered", "Away", "Back", "Event", "Flow", "SetAside", "Stalled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,4 +52,11 @@ class SetAside:
     reason: str
 
 
-Event = Flow | Answered | Away | Back | SetAside
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """The storage of the items does not answer; it is waited for. Told once, until something can be read again."""
+
+    reason: str
+
+
+Event = Flow | Answered | Away | Back | SetAside | Stalled

@@ -36,6 +36,7 @@ class Files:
         Raises:
             InvalidRequestError: ``bad_input``: it is not there, may not be read, is no regular file, or its server does
                 not say.
+            StorageError: its storage does not answer at the moment.
             MachineError: ``missing``, a package or credentials that this kind of address needs.
         """
         return attempt(uri, lambda: self._remote_size(uri) if is_url(uri) else _regular(uri, Path(uri).stat()))
@@ -49,7 +50,7 @@ class Files:
 
         Raises:
             LimitError: ``too_large``, there are more.
-            InvalidRequestError, MachineError: as `size`.
+            InvalidRequestError, StorageError, MachineError: as `size`.
         """
         return attempt(uri, lambda: self._read_remote(uri, most_bytes) if is_url(uri) else _read(uri, most_bytes))
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from dataclasses import dataclass
 
-__all__ = ["Item"]
+__all__ = ["Identity", "Item", "as_stream"]
+
+Identity = tuple[str | None, float | None, float | None]
+"""Equal for equal bytes and parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +28,17 @@ class Item:
         """16 bytes that tell items apart: a hash, since archives hold more addresses than fit into memory."""
         text = f"{self.uri}\0{self.start_s}\0{self.end_s}"
         return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+
+    def identity(self, content_sha256: str | None) -> Identity:
+        """What an item has in common with others of the same bytes and the same part."""
+        return content_sha256, self.start_s, self.end_s
+
+
+async def as_stream(items: AsyncIterable[Item] | Iterable[Item]) -> AsyncIterator[Item]:
+    """Items one by one, whichever kind of iteration they come by."""
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item

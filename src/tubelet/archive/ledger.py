@@ -22,9 +22,8 @@ from tubelet.archive.columns import to_row
 from tubelet.archive.database import connect, transaction, translated
 from tubelet.archive.items import Item
 from tubelet.archive.locking import LEDGER_NAME, FolderLock
-from tubelet.archive.parts import part_name, part_numbers, write_part
+from tubelet.archive.parts import PartReader, part_name, part_numbers, write_part
 from tubelet.archive.payloads import from_payload, to_payload
-from tubelet.archive.readback import PartReader
 from tubelet.archive.rows import Row, Run
 from tubelet.spec.errors import ContractError, InvalidRequestError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -19,10 +20,11 @@ from tubelet.archive.rows import Row, Run
 from tubelet.spec.errors import ContractError, InvalidRequestError
 from tubelet.spec.strict import decode, encode
 
-__all__ = ["SCHEMA", "open_part", "part_name", "part_numbers", "read_rows", "read_run", "write_part"]
+__all__ = ["SCHEMA", "PartReader", "open_part", "part_name", "part_numbers", "read_rows", "read_run", "write_part"]
 
 GROUP_ROWS = 2048
 """Rows that are in memory at a time while a part is written, and that are read to get at one of them."""
+_GROUPS_KEPT = 8
 _RUN = b"tubelet.run"
 _VERSION = b"tubelet.version"
 _NAME = re.compile(r"part-([0-9]{6,})\.parquet")
@@ -76,7 +78,7 @@ def open_part(path: Path) -> pq.ParquetFile:
     Raises:
         ContractError: ``contract_mismatch``: not there, broken, or with other columns than `SCHEMA`.
     """
-    with unbroken(path):
+    with _unbroken(path):
         part = pq.ParquetFile(path, page_checksum_verification=True)  # type: ignore[no-untyped-call]
     if not part.schema_arrow.equals(SCHEMA) or _RUN not in (part.schema_arrow.metadata or {}):
         part.close()
@@ -96,7 +98,7 @@ def read_rows(folder: Path, columns: list[str] | None = None) -> Iterator[pa.Rec
         ContractError: ``contract_mismatch``, a part is broken or has other columns.
     """
     for path in _paths(folder):
-        with open_part(path) as part, unbroken(path):
+        with open_part(path) as part, _unbroken(path):
             for group in range(part.num_row_groups):
                 table = part.read_row_group(group, columns=columns).replace_schema_metadata(None)
                 yield from table.combine_chunks().to_batches()
@@ -108,8 +110,47 @@ def read_run(folder: Path) -> Run:
         return decode(Run, json.loads(part.schema_arrow.metadata[_RUN]), where="run")
 
 
+class PartReader:
+    """Reads single rows back. Keeps the groups that were read last: the same content tends to come in runs.
+
+    Args:
+        folder: of the parts.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._kept: OrderedDict[tuple[int, int], tuple[int, pa.Table]] = OrderedDict()
+
+    def find(self, number: int, place: int) -> tuple[pa.Table, int]:
+        """The table, and the place in it, of the row at ``place`` of part ``number``, both from 0.
+
+        Raises:
+            ContractError: ``contract_mismatch``: the part is missing, damaged or too short.
+        """
+        for (kept, group), (first, table) in self._kept.items():
+            if kept == number and first <= place < first + table.num_rows:
+                self._kept.move_to_end((kept, group))
+                return table, place - first
+        group, first, table = self._read(number, place)
+        self._kept[number, group] = first, table
+        if len(self._kept) > _GROUPS_KEPT:
+            self._kept.popitem(last=False)
+        return table, place - first
+
+    def _read(self, number: int, place: int) -> tuple[int, int, pa.Table]:
+        path = self._folder / part_name(number)
+        with open_part(path) as part, _unbroken(path):
+            first = 0
+            for group in range(part.num_row_groups):
+                rows = part.metadata.row_group(group).num_rows
+                if place < first + rows:
+                    return group, first, part.read_row_group(group)
+                first += rows
+        raise ContractError("contract_mismatch", f"{path} has {first} rows, row {place} was written into it")
+
+
 @contextmanager
-def unbroken(path: Path) -> Iterator[None]:
+def _unbroken(path: Path) -> Iterator[None]:
     """Makes what pyarrow says of a damaged file a ContractError."""
     try:
         yield

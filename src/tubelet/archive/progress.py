@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from types import TracebackType
 from typing import IO, Self
@@ -14,11 +16,12 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from tubelet.archive.events import Answered, Away, Back, Event, Flow, SetAside
+from tubelet.archive.events import Answered, Away, Back, Event, Flow, SetAside, Stalled
 from tubelet.archive.ledger import Counts
 from tubelet.archive.state import State
 from tubelet.archive.summary import Summary
 from tubelet.clients.display import printable
+from tubelet.spec.errors import MachineError
 
 __all__ = ["JsonProgress", "LineProgress", "describe_state", "show_summary"]
 
@@ -65,6 +68,8 @@ class LineProgress(State):
                 self._say(f"{server} is away, looking for it: {reason}")
             case Back(server):
                 self._say(f"{server} answers")
+            case Stalled(reason):
+                self._say(f"waiting for the storage: {reason}")
             case SetAside(uri, reason):
                 self._say(f"set aside, to be asked alone: {uri}: {reason}")
 
@@ -79,7 +84,8 @@ class LineProgress(State):
 
     def _say(self, text: str) -> None:
         self._said_s = self._clock()
-        self._console.print(Text(printable(text)), soft_wrap=True)
+        with _heard(self._console.file):
+            self._console.print(Text(printable(text)), soft_wrap=True)
 
 
 class JsonProgress(State):
@@ -103,7 +109,7 @@ class JsonProgress(State):
         """Prints what happens to servers."""
         super().event(event)
         if not isinstance(event, Flow | Answered):
-            name = {Away: "away", Back: "back", SetAside: "set_aside"}[type(event)]
+            name = {Away: "away", Back: "back", SetAside: "set_aside", Stalled: "stalled"}[type(event)]
             _print_json(self._file, name, asdict(event))
 
     def tick(self) -> None:
@@ -132,7 +138,11 @@ def show_summary(summary: Summary, *, file: IO[str], as_json: bool) -> None:
     if as_json:
         _print_json(file, "summary", summary.to_json())
         return
-    console = Console(file=file, markup=False, emoji=False, highlight=False)
+    with _heard(file):
+        _show_lines(summary, Console(file=file, markup=False, emoji=False, highlight=False))
+
+
+def _show_lines(summary: Summary, console: Console) -> None:
     tally = summary.tally
     state = "done" if summary.is_complete else "stopped"
     for line in (
@@ -157,4 +167,16 @@ def _as_time(seconds: float) -> str:
 
 
 def _print_json(file: IO[str], event: str, data: dict[str, object]) -> None:
-    print(json.dumps({"event": event, **data}, allow_nan=False), file=file, flush=True)
+    with _heard(file):
+        print(json.dumps({"event": event, **data}, allow_nan=False), file=file, flush=True)
+
+
+@contextmanager
+def _heard(file: IO[str]) -> Iterator[None]:
+    """Makes it our error when nobody takes what is printed."""
+    try:
+        yield
+    except OSError as exc:
+        # What is left in the buffer would fail once more when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+        raise MachineError("missing", f"nobody takes the output ({exc.strerror}); send it somewhere else") from exc

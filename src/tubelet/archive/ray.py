@@ -17,11 +17,11 @@ from typing import Any
 from tubelet import __version__
 from tubelet.archive.batches import Batch, Batches, BatchSize, Ring
 from tubelet.archive.events import Away, Back, Event, Flow
-from tubelet.archive.items import Item
+from tubelet.archive.items import Identity, Item
 from tubelet.archive.ray_cluster import connected, count_cpus
 from tubelet.archive.ray_liaison import answer_questions, ask, end_questions, start_liaison, wait_for_stop
 from tubelet.archive.rows import Row
-from tubelet.archive.scorer import score_items
+from tubelet.archive.scorer import Find, score_items
 from tubelet.archive.settings import Settings
 from tubelet.spec.errors import InternalError, MachineError, TubeletError, UnavailableError
 
@@ -53,7 +53,7 @@ async def score_on_ray(
     settings: Settings,
     items: AsyncIterable[Item] | Iterable[Item],
     *,
-    find: Callable[[str, Item], Row | None],
+    find: Find,
     on_event: Callable[[Event], None] | None = None,
     stopping: asyncio.Event | None = None,
 ) -> AsyncGenerator[Row, None]:
@@ -229,10 +229,10 @@ def _score_batch(settings: Settings, items: Sequence[Item], liaison: Any, versio
 async def _score(settings: Settings, items: Sequence[Item], liaison: Any) -> _Scored:
     rows: list[Row] = []
     events: list[Event] = []
-    known: dict[tuple[str | None, float | None, float | None], Row] = {}
+    known: dict[Identity, Row] = {}
 
     async def find(content_sha256: str, item: Item) -> Row | None:
-        identity = content_sha256, item.start_s, item.end_s
+        identity = item.identity(content_sha256)
         found = known.get(identity) or await ask(liaison, content_sha256, item)
         return found or known.get(identity)
 
@@ -248,7 +248,7 @@ async def _score(settings: Settings, items: Sequence[Item], liaison: Any) -> _Sc
         async for row in scored:
             rows.append(row)
             if row.is_final:
-                known[row.content_sha256, row.item.start_s, row.item.end_s] = row
+                known[row.item.identity(row.content_sha256)] = row
     heeding.cancel()
     return _Scored(rows, events, time.monotonic() - began_s)
 

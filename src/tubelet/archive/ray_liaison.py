@@ -8,12 +8,13 @@ that does not come costs a video scored again, and nothing else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from tubelet.archive.items import Item
 from tubelet.archive.rows import Row
+from tubelet.archive.scorer import Find
 
 __all__ = ["answer_questions", "ask", "end_questions", "start_liaison", "wait_for_stop"]
 
@@ -95,7 +96,7 @@ def start_liaison() -> Any:
     return as_actor(_Liaison).options(scheduling_strategy=here, max_concurrency=_MOST_CALLS).remote()
 
 
-async def answer_questions(liaison: Any, find: Callable[[str, Item], Row | None]) -> None:
+async def answer_questions(liaison: Any, find: Find) -> None:
     """Answers what tasks ask, until `end_questions`; for the driver."""
     from ray.exceptions import RayActorError
 
@@ -104,7 +105,11 @@ async def answer_questions(liaison: Any, find: Callable[[str, Item], Row | None]
             questions = await liaison.questions.remote()
             if questions is None:
                 return
-            await liaison.answer.remote({number: find(sha256, item) for number, sha256, item in questions})
+            answers = {}
+            for number, sha256, item in questions:
+                found = find(sha256, item)
+                answers[number] = await found if isinstance(found, Awaitable) else found
+            await liaison.answer.remote(answers)
         except RayActorError:  # it is being started anew
             await asyncio.sleep(_RESTART_S)
 

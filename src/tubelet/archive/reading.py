@@ -1,20 +1,29 @@
-"""Reads videos in threads, within the memory budget, and hashes them there."""
+"""Reads videos in threads, within the memory budget, hashes them there, and waits for storage that is away."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from tubelet.archive.budget import ByteBudget
+from tubelet.archive.events import Event, Stalled
 from tubelet.archive.files import Files
+from tubelet.archive.remote import StorageError
 from tubelet.archive.work import Work
-from tubelet.spec.errors import LimitError
+from tubelet.spec.errors import InvalidRequestError, LimitError
 
 __all__ = ["READERS", "Reader"]
 
 READERS = 16
 """Files that are read at a time: enough for storage that answers in 50 ms to keep up with 300 videos a second."""
+_FIRST_PAUSE_S, _MOST_PAUSE_S = 1.0, 15.0
+"""Between two looks at storage that is away: twice as long each time, give or take a quarter."""
+_MOST_TRIES_BESIDE = 2
+"""Times that one video may fail while others of its storage are read; then it is the video that is bad."""
 
 
 class Reader:
@@ -23,20 +32,62 @@ class Reader:
     Args:
         files: opens addresses.
         budget: bytes that may be in memory.
+        patience_s: how long to wait while nothing can be read.
+        tell: hears when storage is waited for.
     """
 
-    def __init__(self, files: Files, budget: ByteBudget) -> None:
+    def __init__(self, files: Files, budget: ByteBudget, *, patience_s: float, tell: Callable[[Event], None]) -> None:
         self._files = files
         self._budget = budget
+        self._patience_s = patience_s
+        self._tell = tell
+        self._num_read = self._num_waiting = 0
+        self._last_read_s = float("-inf")
+        self._is_stalled = False
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
 
     async def read(self, work: Work, *, most_bytes: int) -> bytes:
         """Reads a work's video; its bytes are the work's, too, until `drop`.
 
         Raises:
-            InvalidRequestError: ``bad_input``, it cannot be read.
+            InvalidRequestError: ``bad_input``, it cannot be read; or it alone could not for too long.
             LimitError: ``too_large``, it has more than ``most_bytes``; it was not read.
+            StorageError: of several videos none could be read for ``patience_s``.
+            MachineError: as `Files.read`.
         """
+        pause_s, seen = _FIRST_PAUSE_S, self._num_read
+        since_s, tries_beside = None, 0
+        try:
+            while True:
+                try:
+                    return await self._read_once(work, most_bytes)
+                except StorageError as exc:
+                    error = exc
+                if since_s is None:
+                    since_s = time.monotonic()
+                    self._num_waiting += 1
+                tries_beside += self._num_read > seen
+                self._judge(error, since_s=since_s, tries_beside=tries_beside, is_beside=self._num_read > seen)
+                seen = self._num_read
+                await asyncio.sleep(min(pause_s * random.uniform(0.75, 1.25), self._patience_s))
+                pause_s = min(2 * pause_s, _MOST_PAUSE_S)
+        finally:
+            self._num_waiting -= since_s is not None
+
+    def _judge(self, error: StorageError, *, since_s: float, tries_beside: int, is_beside: bool) -> None:
+        """Raises, unless the storage is worth waiting for."""
+        is_late = time.monotonic() - max(since_s, self._last_read_s) >= self._patience_s
+        if tries_beside >= _MOST_TRIES_BESIDE or (is_late and self._num_waiting == 1):
+            raise InvalidRequestError("bad_input", error.message) from error
+        if is_late:
+            raise StorageError(
+                error.code, f"nothing could be read for {self._patience_s:g} s; {error.message}"
+            ) from error
+        if not (is_beside or self._is_stalled):
+            self._is_stalled = True
+            self._tell(Stalled(error.message))
+
+    async def _read_once(self, work: Work, most_bytes: int) -> bytes:
         loop, uri = asyncio.get_running_loop(), work.item.uri
         work.size_bytes = size = await loop.run_in_executor(self._threads, self._files.size, uri)
         if size > most_bytes:
@@ -53,6 +104,7 @@ class Reader:
             self.drop(work)
             raise
         work.content, work.size_bytes = content, len(content)
+        self._num_read, self._last_read_s, self._is_stalled = self._num_read + 1, time.monotonic(), False
         return content
 
     def drop(self, work: Work) -> None:

@@ -12,9 +12,9 @@ import fsspec
 import tenacity
 
 from tubelet.archive.addresses import protocol_of
-from tubelet.spec.errors import InvalidRequestError, MachineError, TubeletError
+from tubelet.spec.errors import InvalidRequestError, MachineError, TubeletError, UnavailableError
 
-__all__ = ["FileSystems", "attempt", "reading"]
+__all__ = ["FileSystems", "StorageError", "attempt", "reading"]
 
 T = TypeVar("T")
 
@@ -54,7 +54,12 @@ _CREDENTIAL_NAMES = frozenset(("NoCredentialsError", "PartialCredentialsError", 
 _CREDENTIAL_CODES = frozenset(
     ("ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "RequestTimeTooSkewed", "SignatureDoesNotMatch")
 )
+_PLAIN = (FileNotFoundError, PermissionError)
 _EXTRAS = {"s3": "tubelet[s3]", "s3a": "tubelet[s3]", "http": "fsspec[http]", "https": "fsspec[http]"}
+
+
+class StorageError(UnavailableError):
+    """A storage does not answer at the moment, or says that it cannot; this says nothing about what lies there."""
 
 
 class FileSystems:
@@ -114,6 +119,7 @@ def reading(address: str) -> Iterator[None]:
 
     Raises:
         InvalidRequestError: ``bad_input``, ``address`` cannot be read.
+        StorageError: it may well be read later.
         MachineError: ``missing``, this machine has no package or no credentials for such addresses.
     """
     try:
@@ -135,10 +141,13 @@ def _ours(address: str, exc: Exception) -> TubeletError:
             "missing",
             f"no valid credentials for {protocol}:// addresses ({_code(exc) or exc}); renew them, or give others",
         )
+    if _is_transient(exc):
+        cause = exc.__cause__ if isinstance(exc, _PLAIN) else exc
+        return StorageError("backend_lost", f"cannot read {address} at the moment: {_reason(cause or exc)}")
     return InvalidRequestError("bad_input", f"cannot read {address}: {_reason(exc)}")
 
 
-def _reason(exc: Exception) -> str:
+def _reason(exc: BaseException) -> str:
     if isinstance(exc, FileNotFoundError):
         return "it does not exist"
     if isinstance(exc, PermissionError):
@@ -148,8 +157,11 @@ def _reason(exc: Exception) -> str:
 
 
 def _is_transient(exc: BaseException) -> bool:
-    if isinstance(exc, TubeletError | FileNotFoundError | PermissionError):
+    if isinstance(exc, TubeletError):
         return False
+    if isinstance(exc, _PLAIN):
+        # fsspec's HTTP says so of whatever it could not ask, too; what lies behind it tells.
+        return exc.__cause__ is not None and _is_transient(exc.__cause__)
     if isinstance(exc, TimeoutError | ConnectionError) or _names(exc) & _TRANSIENT_NAMES:
         return True
     if any(_status(error) in _TRANSIENT_STATUSES for error in _causes(exc)):

@@ -12,11 +12,11 @@ from typing import Protocol
 
 from tubelet.archive.counting import counted_beside
 from tubelet.archive.events import Event
-from tubelet.archive.items import Item
+from tubelet.archive.items import Identity, Item
 from tubelet.archive.ledger import Ledger
 from tubelet.archive.parts import part_numbers
 from tubelet.archive.rows import Row
-from tubelet.archive.scorer import score_items
+from tubelet.archive.scorer import Find, score_items
 from tubelet.archive.settings import Settings
 from tubelet.archive.sources import Source
 from tubelet.archive.summary import Summary, Tally
@@ -28,7 +28,7 @@ _MOST_WAITING_ROWS, _MOST_WAITING_S = 100, 1.0
 """Rows that a killed process may lose, and how old they may be; what is lost is scored again."""
 _TICK_S = 0.5
 _LISTED_AHEAD = 1000
-"""Addresses that are taken from the source at a time, in a thread: a listing may wait for its storage."""
+"""Addresses that are taken from the source and looked up at a time, in a thread: a listing may wait for its storage."""
 _GRACE_S = 60.0
 """How long requests in flight are waited for after a stop."""
 
@@ -41,7 +41,7 @@ class Scoring(Protocol):
         settings: Settings,
         items: AsyncIterable[Item],
         *,
-        find: Callable[[str, Item], Row | None],
+        find: Find,
         on_event: Callable[[Event], None],
         stopping: asyncio.Event,
     ) -> AsyncGenerator[Row]:
@@ -90,10 +90,10 @@ async def score_archive(
                     book.count(total)
                 elif counts_beside:
                     await stack.enter_async_context(counted_beside(source, book.count))
-                await _run(source, settings, book, stopping, scoring)
+                await _run(_unfinished(source, ledger, stopping), settings, book, stopping, scoring)
         finally:
             # Also what came before the run broke down is worth keeping.
-            book.save()
+            book.save_rest()
             ledger.flush()
         counts = ledger.counts()
         return Summary(
@@ -109,47 +109,62 @@ async def score_archive(
 
 
 class _Book:
-    """Takes rows, and writes them into the ledger some at a time; knows those that wait."""
+    """Takes rows, and writes them into the ledger some at a time; knows those that wait.
+
+    They are written in a thread: a part that becomes full takes the ledger half a second, and requests go on meanwhile.
+    """
 
     def __init__(self, ledger: Ledger, watchers: Sequence[Watcher]) -> None:
-        self.ledger = ledger
         self.tally = Tally()
         self.watchers = watchers
+        self._ledger = ledger
+        self._saving = asyncio.Lock()
         self._waiting: list[Row] = []
-        self._by_content: dict[tuple[str | None, float | None, float | None], Row] = {}
+        self._by_content: dict[Identity, Row] = {}
         self._since_s = 0.0
 
-    def take(self, row: Row) -> None:
+    async def take(self, row: Row) -> None:
         """Takes a row; saves, when there are enough."""
         if not self._waiting:
             self._since_s = time.monotonic()
         self._waiting.append(row)
         if row.is_final:
-            self._by_content.setdefault((row.content_sha256, row.item.start_s, row.item.end_s), row)
+            self._by_content.setdefault(row.item.identity(row.content_sha256), row)
         self.tally.add(row)
         for watcher in self.watchers:
             watcher.row(row)
         if len(self._waiting) >= _MOST_WAITING_ROWS:
-            self.save()
+            await self._save()
         else:
-            self.save_old()
+            await self.save_old()
 
-    def find(self, content_sha256: str, item: Item) -> Row | None:
+    async def find(self, content_sha256: str, item: Item) -> Row | None:
         """An earlier row of the same bytes and the same part."""
-        waiting = self._by_content.get((content_sha256, item.start_s, item.end_s))
-        return self.ledger.find(content_sha256, item) if waiting is None else waiting
+        waiting = self._by_content.get(item.identity(content_sha256))
+        if waiting is not None:
+            return waiting
+        if not self._saving.locked():
+            return self._ledger.find(content_sha256, item)  # quicker than the way to a thread
+        return await asyncio.to_thread(self._ledger.find, content_sha256, item)
 
-    def save_old(self) -> None:
+    async def save_old(self) -> None:
         """Saves what has waited long enough."""
         if self._waiting and time.monotonic() - self._since_s >= _MOST_WAITING_S:
-            self.save()
+            await self._save()
 
-    def save(self) -> None:
-        """Makes all rows durable."""
-        if self._waiting:
-            self.ledger.add(self._waiting)
-            self._waiting = []
-            self._by_content.clear()
+    def save_rest(self) -> None:
+        """Saves all that waits, before this returns; what a thread is saving still may be among it."""
+        self._ledger.add(self._waiting)
+
+    async def _save(self) -> None:
+        async with self._saving:
+            rows = self._waiting.copy()
+            await asyncio.to_thread(self._ledger.add, rows)
+            # Others have come meanwhile. What is durable is found there from now on.
+            del self._waiting[: len(rows)]
+            self._since_s = time.monotonic()
+            for row in rows:
+                self._by_content.pop(row.item.identity(row.content_sha256), None)
 
     def count(self, total: int) -> None:
         """Passes the number of items on."""
@@ -162,9 +177,11 @@ class _Book:
             watcher.event(event)
 
 
-async def _run(source: Source, settings: Settings, book: _Book, stopping: asyncio.Event, scoring: Scoring) -> None:
+async def _run(
+    items: AsyncIterator[Item], settings: Settings, book: _Book, stopping: asyncio.Event, scoring: Scoring
+) -> None:
     """Scores until all is done, or until the grace after a stop is over."""
-    taking = asyncio.create_task(_take_all(source, settings, book, stopping, scoring))
+    taking = asyncio.create_task(_take_all(items, settings, book, stopping, scoring))
     timing = asyncio.create_task(_keep_time(book, stopping))
     try:
         await asyncio.wait((taking, timing), return_when=asyncio.FIRST_COMPLETED)
@@ -177,20 +194,27 @@ async def _run(source: Source, settings: Settings, book: _Book, stopping: asynci
             raise result
 
 
-async def _take_all(source: Source, settings: Settings, book: _Book, stopping: asyncio.Event, scoring: Scoring) -> None:
-    items = _unfinished(source, book.ledger, stopping)
+async def _take_all(
+    items: AsyncIterator[Item], settings: Settings, book: _Book, stopping: asyncio.Event, scoring: Scoring
+) -> None:
     rows = scoring(settings, items, find=book.find, on_event=book.tell, stopping=stopping)
     async with aclosing(rows):
         async for row in rows:
-            book.take(row)
+            await book.take(row)
 
 
 async def _unfinished(source: Source, ledger: Ledger, stopping: asyncio.Event) -> AsyncIterator[Item]:
-    items = iter(source.items())
-    while batch := await asyncio.to_thread(lambda: list(islice(items, _LISTED_AHEAD))):
-        for item in ledger.unfinished(batch):
+    listed = iter(source.items())
+
+    def look_up() -> tuple[list[Item], list[Item]]:
+        batch = list(islice(listed, _LISTED_AHEAD))
+        return batch, list(ledger.unfinished(batch))
+
+    while not stopping.is_set():
+        batch, unfinished = await asyncio.to_thread(look_up)
+        for item in unfinished:
             yield item
-        if stopping.is_set():
+        if not batch:
             return
 
 
@@ -199,7 +223,7 @@ async def _keep_time(book: _Book, stopping: asyncio.Event) -> None:
     stop_s = None
     while stop_s is None or time.monotonic() - stop_s < _GRACE_S:
         await asyncio.sleep(_TICK_S)
-        book.save_old()
+        await book.save_old()
         for watcher in book.watchers:
             watcher.tick()
         if stop_s is None and stopping.is_set():

@@ -16,18 +16,18 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaita
 from contextlib import aclosing
 
 from tubelet.archive.budget import ByteBudget
-from tubelet.archive.contents import Contents
 from tubelet.archive.events import Answered, Event, Flow, SetAside
 from tubelet.archive.files import Files
 from tubelet.archive.fleet import Fleet
-from tubelet.archive.items import Item
+from tubelet.archive.items import Item, as_stream
 from tubelet.archive.reading import READERS, Reader
+from tubelet.archive.remote import StorageError
 from tubelet.archive.rows import Row
 from tubelet.archive.server import Server
 from tubelet.archive.settings import Settings
 from tubelet.archive.tasks import Tasks
 from tubelet.archive.verdicts import MOST_LOSSES, is_loss, verdict_on
-from tubelet.archive.work import Work, answer_row, copied_row, error_row
+from tubelet.archive.work import Contents, Work, answer_row, copied_row, error_row
 from tubelet.spec.errors import MachineError, TubeletError, UnavailableError
 
 __all__ = ["Find", "score_items"]
@@ -64,11 +64,11 @@ async def score_items(
     Raises:
         ContractError: a server has, or has got, another contract than the run's.
         InvalidRequestError: a server refuses the run itself, or this caller.
-        UnavailableError: no server was there for ``patience_s``.
+        UnavailableError: no server, or not the items' storage, was there for ``patience_s``.
         MachineError: ``missing``, a package or credentials without which no address can be opened.
     """
     scorer = _Scorer(settings, find, on_event or (lambda event: None))
-    async with aclosing(scorer.rows(_taken_from(items), stopping)) as rows:
+    async with aclosing(scorer.rows(as_stream(items), stopping)) as rows:
         async for row in rows:
             yield row
 
@@ -81,7 +81,7 @@ class _Scorer:
         self._find = find
         self._tell = tell
         self._budget = ByteBudget(settings.memory_bytes)
-        self._reader = Reader(Files(settings.storage_options), self._budget)
+        self._reader = Reader(Files(settings.storage_options), self._budget, patience_s=settings.patience_s, tell=tell)
         self._fleet = Fleet(settings, tell, on_room=self._dispatch)
         self._ready: deque[Work] = deque()
         self._suspects: deque[Work] = deque()
@@ -144,7 +144,7 @@ class _Scorer:
         self._num_loading += 1
         try:
             await self._reader.read(work, most_bytes=self._fleet.max_video_bytes)
-        except MachineError:
+        except (MachineError, StorageError):
             raise
         except TubeletError as exc:
             self._finish(work, error_row(work, exc))
@@ -211,6 +211,8 @@ class _Scorer:
             if (content := work.content) is None:
                 content = await self._reader.read(work, most_bytes=self._fleet.max_video_bytes)
             answer = await server.ask(work.item, content)
+        except StorageError:
+            raise
         except TubeletError as exc:
             outcome = exc.code
             self._judge(work, server, exc, was_alone=was_alone)
@@ -284,12 +286,3 @@ class _Scorer:
 
     def _tell_flow(self, server: Server) -> None:
         self._tell(Flow(server.url, server.in_flight, server.pace.limit, self._budget.used))
-
-
-async def _taken_from(items: AsyncIterable[Item] | Iterable[Item]) -> AsyncIterator[Item]:
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
-    else:
-        for item in items:
-            yield item

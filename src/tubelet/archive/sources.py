@@ -43,6 +43,7 @@ class Source:
 
         Raises:
             InvalidRequestError: ``bad_input``: there are none, or a list has a line that cannot be understood.
+            StorageError: the storage does not answer at the moment.
             MachineError: ``missing``, a package or credentials that this kind of address needs.
         """
         empty = True
@@ -70,6 +71,7 @@ def open_source(source: str, storage_options: Mapping[str, object] = MappingProx
 
     Raises:
         InvalidRequestError: ``bad_input``, there is no such thing.
+        StorageError: its storage does not answer at the moment.
         MachineError: ``missing``, a package or credentials that this kind of address needs.
     """
     try:

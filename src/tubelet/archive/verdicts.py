@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from tubelet.archive.items import Item
+from tubelet.clients.wire import is_refused_caller
 from tubelet.spec.errors import (
     ContractError,
     DeadlineError,
@@ -51,8 +52,9 @@ def verdict_on(error: TubeletError, item: Item, *, losses: int, losses_alone: in
             return "alone" if losses >= MOST_LOSSES else "again"
         case DeadlineError():
             return "row" if was_alone else "alone"
-        case InvalidRequestError(code="bad_parameter") if item.start_s is None and item.end_s is None:
-            # Nothing of it is the item's: the server refuses this caller, or the run itself.
+        case InvalidRequestError() if is_refused_caller(error):
             return "end"
+        case InvalidRequestError(code="bad_parameter") if item.start_s is None and item.end_s is None:
+            return "end"  # nothing of it is the item's: the server refuses the run itself
         case _:
             return "row"

@@ -1,19 +1,16 @@
-"""An item under way, and the rows that it can end in."""
+"""Items under way, those that wait for others of the same bytes, and the rows that they can end in."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
 
-from tubelet.archive.items import Item
+from tubelet.archive.items import Identity, Item
 from tubelet.archive.rows import Row, Run
 from tubelet.clients import Classification
 from tubelet.spec.errors import TubeletError
 
-__all__ = ["Identity", "Work", "answer_row", "copied_row", "error_row"]
-
-Identity = tuple[str | None, float | None, float | None]
-"""Equal for equal bytes and parts."""
+__all__ = ["Contents", "Work", "answer_row", "copied_row", "error_row"]
 
 
 @dataclass(slots=True, eq=False)
@@ -38,8 +35,40 @@ class Work:
 
     @property
     def identity(self) -> Identity:
-        """Hash and part."""
-        return self.content_sha256, self.item.start_s, self.item.end_s
+        """See `Item.identity`."""
+        return self.item.identity(self.content_sha256)
+
+
+class Contents:
+    """Which items under way have the same bytes and the same part: one leads, the others wait for its row.
+
+    That is so from when an item was read until its row is the caller's, who knows it from then on.
+    """
+
+    def __init__(self) -> None:
+        self._leaders: dict[Identity, Work] = {}
+        self.num_following = 0
+        """Items that wait for another's row."""
+
+    def leader(self, work: Work) -> Work:
+        """Who leads a work: itself, if it is the first of its kind."""
+        return self._leaders.setdefault(work.identity, work)
+
+    def follow(self, work: Work, leader: Work) -> None:
+        """Lets a work wait for the leader's row."""
+        leader.followers.append(work)
+        self.num_following += 1
+
+    def followers(self, work: Work) -> list[Work]:
+        """Those who wait for a work's row, and do so no longer."""
+        followers, work.followers = work.followers, []
+        self.num_following -= len(followers)
+        return followers
+
+    def forget(self, work: Work) -> None:
+        """Lets the next of its kind be the first again."""
+        if self._leaders.get(work.identity) is work:
+            del self._leaders[work.identity]
 
 
 def answer_row(work: Work, found: Classification, run: Run) -> Row:

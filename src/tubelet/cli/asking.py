@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tubelet.cli.shared import json_option, print_json
+from tubelet.cli.shared import json_option, print_json, server_options
 from tubelet.spec.errors import TubeletError
 
 if TYPE_CHECKING:
@@ -22,15 +22,7 @@ _CLASSIFY_CONCURRENCY = 4
 
 @click.command()
 @click.argument("videos", metavar="VIDEO...", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option(
-    "--url",
-    envvar="TUBELET_URL",
-    default="127.0.0.1:8001",
-    show_default=True,
-    show_envvar=True,
-    metavar="URL",
-    help="The server: HOST:PORT or grpc://, grpcs:// for its gRPC, http://, https:// for its HTTP.",
-)
+@server_options()
 @click.option("--model", help="Public name of the model. [default: the only one that is served]")
 @click.option(
     "--protocol",
@@ -43,17 +35,27 @@ _CLASSIFY_CONCURRENCY = 4
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many labels.")
 @click.option("--chunked", is_flag=True, help="For long videos in many frames: keep but a batch of them in memory.")
 @json_option
-def classify(videos: tuple[Path, ...], url: str, model: str | None, as_json: bool, **wishes: Any) -> None:
+def classify(
+    videos: tuple[Path, ...],
+    url: str,
+    headers: dict[str, str],
+    ca_file: Path | None,
+    model: str | None,
+    as_json: bool,
+    **wishes: Any,
+) -> None:
     """Classify video files through a running server.
 
     A file that fails is reported, the others are classified all the same, and the exit code is 1.
     """
-    from tubelet.clients import VideoClassifier
+    from tubelet.clients import Tls, VideoClassifier
     from tubelet.clients.display import show_classification
     from tubelet.clients.ordered import map_ordered
 
     failed = 0
-    with VideoClassifier(url, model=model) as classifier:
+    tls = None if ca_file is None else Tls(ca_file=ca_file)
+    with VideoClassifier(url, model=model, headers=headers, tls=tls) as classifier:
+        classifier.describe()  # what is wrong with the server is said once, and not of every file
         attempt = partial(_attempt, classifier, wishes)
         for video, found in map_ordered(attempt, videos, concurrency=_CLASSIFY_CONCURRENCY):
             if isinstance(found, TubeletError):

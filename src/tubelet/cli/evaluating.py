@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tubelet.cli.shared import File, Folder, json_option, print_json
+from tubelet.cli.shared import (
+    File,
+    Folder,
+    concurrency_option,
+    json_option,
+    print_json,
+    server_options,
+    storage_option,
+)
 
 if TYPE_CHECKING:
     from tubelet.evaluation.result import Evaluation
@@ -18,13 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["compare", "evaluate"]
 
 _REPORT_FILE = "report.html"
-
-
-def _concurrency(context: click.Context, option: click.Parameter, text: str) -> int | None:
-    if text == "auto":
-        return None
-    count: int = click.IntRange(min=1)(text, option, context)
-    return count
 
 
 @click.command()
@@ -45,27 +46,11 @@ def _concurrency(context: click.Context, option: click.Parameter, text: str) -> 
 @click.option(
     "--out", type=Folder(), help="For scores, evaluation.json and report.html; the same command goes on there."
 )
-@click.option(
-    "--url",
-    "urls",
-    envvar="TUBELET_URL",
-    default=("127.0.0.1:8001",),
-    show_default=True,
-    show_envvar=True,
-    multiple=True,
-    metavar="URL",
-    help="A server's address; give it once for each server that takes part.",
-)
+@server_options(several=True)
 @click.option("--model", help="Public name of the model. [default: the only one that is served]")
 @click.option("--protocol", help="How the videos become views, as for classify. [default: the model's]")
-@click.option(
-    "--concurrency",
-    callback=_concurrency,
-    default="auto",
-    show_default=True,
-    metavar="N|auto",
-    help="Requests in flight at each server; auto: as many as keep it full.",
-)
+@concurrency_option
+@storage_option
 @json_option
 def evaluate(
     path: Path,
@@ -76,9 +61,12 @@ def evaluate(
     skip_missing: bool,
     out: Path | None,
     urls: tuple[str, ...],
+    headers: dict[str, str],
+    ca_file: Path | None,
     model: str | None,
     protocol: str | None,
     concurrency: int | None,
+    storage_options: dict[str, str],
     as_json: bool,
 ) -> None:
     """Score a model on a labelled LIST of videos, through running servers.
@@ -91,7 +79,7 @@ def evaluate(
     from tubelet.evaluation import run
     from tubelet.evaluation.formats import read_list
 
-    listed = read_list(path, format=format, videos=videos, skip_missing=skip_missing)
+    listed = read_list(path, format=format, videos=videos, skip_missing=skip_missing, storage_options=storage_options)
     names = None if labels is None else run.read_names(labels)
     with ExitStack() as stack:
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tubelet-")))
@@ -104,6 +92,9 @@ def evaluate(
                 protocol=protocol,
                 names=names,
                 concurrency=concurrency,
+                headers=headers,
+                ca_file=ca_file,
+                storage_options=storage_options,
                 watchers=(progress,),
             )
         _show(found, folder, as_json=as_json)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tubelet.cli.shared import json_option, print_json
+from tubelet.cli.shared import json_option, print_json, server_options
 
 if TYPE_CHECKING:
     from tubelet.clients import ModelDescription
@@ -15,22 +16,19 @@ __all__ = ["models"]
 
 
 @click.command()
-@click.option(
-    "--url",
-    envvar="TUBELET_URL",
-    default="127.0.0.1:8001",
-    show_default=True,
-    show_envvar=True,
-    metavar="URL",
-    help="The server: HOST:PORT or grpcs://HOST:PORT for gRPC, http://HOST:PORT or https://HOST:PORT.",
-)
+@click.argument("names", metavar="[MODEL]...", nargs=-1)
+@server_options()
 @json_option
-def models(url: str, as_json: bool) -> None:
-    """List the models of a running server: family, classes, protocols, and the digest of each contract."""
-    from tubelet.clients import VideoClassifier
+def models(names: tuple[str, ...], url: str, headers: dict[str, str], ca_file: Path | None, as_json: bool) -> None:
+    """List the models of a running server: family, classes, protocols, and the digest of each contract.
 
-    with VideoClassifier(url) as classifier:
-        for name in classifier.models():
+    Without a name all of them; over HTTP a proxy in front may keep the list to itself, and then wants names.
+    """
+    from tubelet.clients import Tls, VideoClassifier
+
+    tls = None if ca_file is None else Tls(ca_file=ca_file)
+    with VideoClassifier(url, headers=headers, tls=tls) as classifier:
+        for name in names or classifier.models():
             described = _summary(classifier.describe(name))
             if as_json:
                 print_json(described)

@@ -54,6 +54,8 @@ def parse_url(url: str) -> Address:
     Raises:
         InvalidRequestError: ``bad_parameter``, it has none of these forms.
     """
+    if not isinstance(url, str):
+        raise _unfit(url)
     scheme, separator, rest = url.rpartition("://")
     scheme = scheme.lower() if separator else "grpc"
     found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]]+)(?::([0-9]{1,5}))?((?:/[^\s?#]*)?)", rest)
@@ -69,7 +71,7 @@ def parse_url(url: str) -> Address:
     )
 
 
-def _unfit(url: str) -> InvalidRequestError:
+def _unfit(url: object) -> InvalidRequestError:
     return InvalidRequestError(
         "bad_parameter",
         "the server's address is HOST:PORT of its gRPC, for example 127.0.0.1:8001, "

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from tubelet.clients.wire import request_parameters
+from tubelet.clients.wire import check_text, request_parameters
 from tubelet.spec.errors import InvalidRequestError
 from tubelet.spec.tensors import DataType, WayIn
 
@@ -40,7 +41,7 @@ class Wishes:
     """What a caller wants of one video, or of the features of one.
 
     Raises:
-        InvalidRequestError: ``bad_parameter``, a number that means nothing.
+        InvalidRequestError: ``bad_parameter``, a number or a name that means nothing.
     """
 
     way: WayIn
@@ -54,8 +55,10 @@ class Wishes:
     with_features: bool = False
 
     def __post_init__(self) -> None:
-        if self.top < 1:
-            raise InvalidRequestError("bad_parameter", f"top must be at least 1, got {self.top}")
+        if not isinstance(self.top, Integral) or self.top < 1:
+            raise InvalidRequestError("bad_parameter", f"top must be a whole number, at least 1, got {self.top!r}")
+        check_text("model", self.model)
+        check_text("protocol", self.protocol)
         self.parameters(self.deadline_s)
 
     def parameters(self, deadline_s: float | None) -> dict[str, str]:

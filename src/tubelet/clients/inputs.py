@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
+from numbers import Real
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -20,6 +20,7 @@ __all__ = ["Source", "check_source", "feature_tensors", "is_to_be_read", "source
 Source = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO | NDArray[np.uint8]
 """A video: the bytes of a file, where it lies, an open file, or decoded frames uint8 ``[N, h, w, 3]``."""
 
+_FLOATS = np.finfo(np.float32)
 _MAX_MESSAGE_BYTES = 2**31 - 2**16
 """A protobuf message holds less than 2 GiB; the rest is left for names and parameters."""
 
@@ -31,13 +32,15 @@ def check_source(source: Source, *, fps: float | None, chunked: bool) -> None:
         InvalidRequestError: ``bad_input`` or ``bad_parameter``.
     """
     if isinstance(source, np.ndarray):
-        if fps is None or not 0 < fps < math.inf:
+        if not isinstance(fps, Real) or not _FLOATS.tiny <= fps <= _FLOATS.max:
             raise InvalidRequestError("bad_parameter", f"decoded frames need fps, a positive number, got {fps!r}")
         if chunked:
             raise InvalidRequestError("bad_parameter", "chunked is of encoded videos; decoded frames come all at once")
     elif fps is not None:
         raise InvalidRequestError("bad_parameter", "fps is of decoded frames; an encoded video has its own times")
-    elif not isinstance(source, bytes | bytearray | memoryview | str | os.PathLike) and not hasattr(source, "read"):
+    elif not isinstance(source, bytes | bytearray | memoryview | str | os.PathLike) and not callable(
+        getattr(source, "read", None)
+    ):
         raise InvalidRequestError(
             "bad_input",
             "a video is bytes, a path, an open file, or frames as a uint8 array [N, h, w, 3], "
@@ -131,9 +134,13 @@ def _read_file(source: Source, allowed: int) -> bytes:
     parts, size = [], 0
     try:
         # A read may give less than was asked for; only nothing at all is the end.
-        while size <= allowed and (part := cast(BinaryIO, source).read(allowed + 1 - size)):
+        while size <= allowed:
+            part = cast(BinaryIO, source).read(allowed + 1 - size)
+            # Text, or None of what would have to be waited for.
             if not isinstance(part, bytes | bytearray | memoryview):
-                raise InvalidRequestError("bad_input", "the file gives no bytes; open it in binary mode")
+                raise InvalidRequestError("bad_input", "the file gives no bytes; open it in binary mode, and blocking")
+            if not part:
+                break
             parts.append(part)
             size += len(part)
     except (OSError, ValueError) as exc:  # ValueError: it is closed

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -159,7 +160,7 @@ def read_classification(
         features=_floats(answer, "FEATURES", (None, None, None)) if "FEATURES" in asked else None,
         positions=_numbers(answer, "POSITIONS", (None, None), np.int32) if "POSITIONS" in asked else None,
         product=product_labels,
-        report=_report(answer, contract.digest),
+        report=_report(answer, _digest_of(contract)),
         round_trip_ms=round_trip_ms,
     )
 
@@ -201,6 +202,12 @@ def _names(answer: Answer, tensor: str) -> dict[int, str]:
             raise _unfit("has a label that is not probability:index:name")
         names[int(found[1])] = found[2] or found[1]
     return names
+
+
+@lru_cache(maxsize=64)
+def _digest_of(contract: Contract | EnsembleContract) -> str:
+    # Every answer is held against it.
+    return contract.digest
 
 
 def _report(answer: Answer, digest: str) -> Report:

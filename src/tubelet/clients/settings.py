@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from pathlib import Path
 
 from tubelet.spec.errors import InvalidRequestError
 
-__all__ = ["DEFAULT_URL", "Headers", "Retries", "Timeouts", "Tls", "fresh_headers"]
+__all__ = ["DEFAULT_URL", "Headers", "Retries", "Timeouts", "Tls", "fresh_headers", "tls_context"]
 
 DEFAULT_URL = "127.0.0.1:8001"
 """Triton's gRPC port on this machine."""
+
+_NAME, _VALUE = re.compile(r"[0-9A-Za-z_.-]+"), re.compile(r"[ -~]*")
+_OURS = ("connection", "content-encoding", "content-length", "content-type", "te", "transfer-encoding")
 
 Headers = Mapping[str, str] | Callable[[], Mapping[str, str]]
 """Headers of every call (gRPC: metadata), or what gives them anew for each, for tokens that expire."""
@@ -39,7 +44,7 @@ class Timeouts:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not 0 < value < math.inf:
+            if not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise InvalidRequestError(
                     "bad_parameter", f"Timeouts: {field.name} must be a positive number of seconds, got {value!r}"
                 )
@@ -62,9 +67,10 @@ class Retries:
     most_pause_s: float = 5.0
 
     def __post_init__(self) -> None:
-        if self.attempts < 1:
+        if not isinstance(self.attempts, Integral) or self.attempts < 1:
             raise InvalidRequestError("bad_parameter", f"Retries: attempts must be 1 or more, got {self.attempts!r}")
-        if not 0 < self.first_pause_s <= self.most_pause_s < math.inf:
+        pauses = (self.first_pause_s, self.most_pause_s)
+        if not (all(isinstance(pause, Real) for pause in pauses) and 0 < pauses[0] <= pauses[1] < math.inf):
             raise InvalidRequestError(
                 "bad_parameter",
                 "Retries: 0 < first_pause_s <= most_pause_s is expected, "
@@ -99,9 +105,35 @@ def fresh_headers(headers: Headers | None) -> dict[str, str]:
         InvalidRequestError: ``bad_parameter``, one could not be sent as it is.
     """
     given = headers() if callable(headers) else headers or {}
+    if not isinstance(given, Mapping):
+        raise InvalidRequestError("bad_parameter", f"headers are values by name, got {type(given).__name__}")
     for name, value in given.items():
-        if not re.fullmatch(r"[0-9A-Za-z_.-]+", name) or not re.fullmatch(r"[ -~]*", value):
+        if not all(isinstance(text, str) for text in (name, value)) or not (
+            _NAME.fullmatch(name) and _VALUE.fullmatch(value)
+        ):
             raise InvalidRequestError(
                 "bad_parameter", f"header {name!r}: letters, digits and _.- make a name, printable ASCII a value"
             )
+        if name.lower() in _OURS or name.lower().startswith("grpc-") or name.lower().endswith("-bin"):
+            raise InvalidRequestError(
+                "bad_parameter", f"header {name!r} is the protocol's own, or a binary one of gRPC's"
+            )
     return {name.lower(): value for name, value in given.items()}
+
+
+def tls_context(tls: Tls | None) -> ssl.SSLContext:
+    """Certificates as Python's ssl has them.
+
+    Raises:
+        InvalidRequestError: ``bad_parameter``, a file is not there, or holds no certificate, no key, or one of another
+            certificate.
+    """
+    tls = tls or Tls()
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file)
+        if tls.cert_file is not None:
+            # With a password that is no secret nobody is asked for one at the terminal.
+            context.load_cert_chain(tls.cert_file, tls.key_file, password="")
+    except OSError as exc:
+        raise InvalidRequestError("bad_parameter", f"Tls: cannot use these certificates: {exc}") from exc
+    return context

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -20,8 +21,10 @@ __all__ = [
     "SyncTriton",
     "async_in_thread",
     "async_is_cancelled",
+    "async_owner",
     "sync_in_thread",
     "sync_is_cancelled",
+    "sync_owner",
 ]
 
 T = TypeVar("T")
@@ -49,3 +52,13 @@ def async_is_cancelled() -> bool:
 def sync_is_cancelled() -> bool:
     """Threads are not cancelled."""
     return False
+
+
+def async_owner() -> object:
+    """To what a connection belongs: its event loop."""
+    return asyncio.get_running_loop()
+
+
+def sync_owner() -> object:
+    """To what a connection belongs: its process, since a child would share its sockets."""
+    return os.getpid()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Real
 
 from tritonclient.utils import InferenceServerException
 
@@ -22,10 +23,14 @@ from tubelet.spec.errors import (
 )
 
 __all__ = [
+    "check_text",
     "closed_error",
+    "foreign_error",
+    "is_refused_caller",
     "is_region_in_use",
     "is_unknown_model",
     "is_unknown_region",
+    "lost_error",
     "request_parameters",
     "translated_errors",
     "unreachable_error",
@@ -35,6 +40,7 @@ _KINDS = {
     "": "INVALID_ARGUMENT",  # tritonclient refused the request before it was sent
     **dict.fromkeys(("400", "405", "411", "415", "422", "431"), "INVALID_ARGUMENT"),
     **dict.fromkeys(("401", "403", "407"), "UNAUTHENTICATED"),
+    **dict.fromkeys(("301", "302", "303", "307", "308"), "MOVED"),
     "404": "NOT_FOUND",
     "408": "DEADLINE_EXCEEDED",
     "413": "RESOURCE_EXHAUSTED",
@@ -57,6 +63,17 @@ _KINDS = {
 _QUEUE_FULL = "exceeds maximum queue size"
 _QUEUE_TIMEOUT = "request timeout expired"
 _NOBODY = "no server answers; start one with 'tubelet serve', or name its address"
+_OTHER_PROTOCOL = (
+    "another protocol is spoken there; look at the URL: gRPC and HTTP have ports of their own, grpcs:// and https:// "
+    "are those with TLS"
+)
+_OTHER_PROTOCOL_SIGNS = (
+    "wrong_version_number",
+    "wrong version number",
+    "failed parsing http/2",
+    "illegal request line",
+    "illegal status line",
+)
 _LOST = "the server stopped or lost the model while it worked; try again in some seconds"
 
 
@@ -78,9 +95,30 @@ def closed_error() -> UnavailableError:
     return UnavailableError("backend_lost", "this client was closed; make another one")
 
 
+def foreign_error() -> InvalidRequestError:
+    """What is raised where a client was first used in another event loop, or before a fork."""
+    return InvalidRequestError(
+        "bad_parameter", "this client was used in another event loop or process before; make one for each"
+    )
+
+
+def lost_error(text: str) -> UnavailableError:
+    """What is raised where a connection broke, for the reason that ``text`` gives."""
+    if _is_other_protocol(text):
+        return UnavailableError("backend_lost", f"{_OTHER_PROTOCOL}: {text}")
+    return UnavailableError(
+        "backend_lost", f"the connection to the server was lost ({text}); try again in some seconds"
+    )
+
+
 def unreachable_error(text: str) -> UnavailableError:
     """What is raised where no connection comes about, for the reason that ``text`` gives."""
     return UnavailableError("backend_lost", f"{_unavailable(f'connect to: {text}')}: {text}")
+
+
+def is_refused_caller(error: TubeletError) -> bool:
+    """Whether the server, or a proxy before it, refuses whoever asks, such as for a token that is over."""
+    return _kind_of(error) == "UNAUTHENTICATED"
 
 
 def is_unknown_model(error: TubeletError) -> bool:
@@ -98,6 +136,16 @@ def is_region_in_use(error: TubeletError) -> bool:
     return "currently in use" in _words_of(error)
 
 
+def check_text(name: str, value: object) -> None:
+    """Refuses what is neither None nor text that can travel.
+
+    Raises:
+        InvalidRequestError: ``bad_parameter``.
+    """
+    if value is not None and not (isinstance(value, str) and value.isprintable()):
+        raise InvalidRequestError("bad_parameter", f"{name} must be printable text, got {value!r}")
+
+
 def request_parameters(
     *, protocol: str | None, start_s: float | None, end_s: float | None, deadline_s: float | None
 ) -> dict[str, str]:
@@ -106,9 +154,10 @@ def request_parameters(
     Raises:
         InvalidRequestError: ``bad_parameter``, a number that is not finite, or a deadline that is not positive.
     """
-    for name, value in {"start_s": start_s, "end_s": end_s, "deadline_s": deadline_s}.items():
-        if value is not None and not math.isfinite(value):
-            raise InvalidRequestError("bad_parameter", f"{name} must be a finite number, got {value}")
+    numbers: dict[str, object] = {"start_s": start_s, "end_s": end_s, "deadline_s": deadline_s}
+    for name, value in numbers.items():
+        if value is not None and not (isinstance(value, Real) and math.isfinite(value)):
+            raise InvalidRequestError("bad_parameter", f"{name} must be a finite number, got {value!r}")
     if deadline_s is not None and deadline_s <= 0:
         raise InvalidRequestError("bad_parameter", f"deadline_s must be positive, got {deadline_s:g}")
     wishes = {
@@ -144,6 +193,8 @@ def _of_status(kind: str, text: str) -> TubeletError:
             return InvalidRequestError("bad_input", text)
         case "UNAUTHENTICATED":
             return InvalidRequestError("bad_parameter", f"the server refuses this caller; look at the headers: {text}")
+        case "MOVED":
+            return InvalidRequestError("bad_parameter", f"the server is at another address; give that as URL: {text}")
         case "RESOURCE_EXHAUSTED":
             return LimitError("too_large", f"the server does not take a message of this size: {text}")
         case "OVERLOADED":
@@ -161,13 +212,19 @@ def _of_status(kind: str, text: str) -> TubeletError:
 
 def _unavailable(text: str) -> str:
     words = text.lower()
+    if _is_other_protocol(text):
+        return _OTHER_PROTOCOL
     if "certificate" in words:
         return "no trust in the server's certificate, or the server's in ours; see Tls"
-    if "connect to" in words or "dns" in words:
+    if any(word in words for word in ("connect to", "dns", "resolving")):
         return _NOBODY
     if "unknown model" in words or "not ready" in words:
         return "the model is not ready; try again in some seconds"
     return _LOST
+
+
+def _is_other_protocol(text: str) -> bool:
+    return any(sign in text.lower() for sign in _OTHER_PROTOCOL_SIGNS)
 
 
 def _kind_of(error: TubeletError) -> str:

@@ -90,7 +90,8 @@ def locate(
         skip_missing: leave out the rows whose video is not there.
 
     Raises:
-        InvalidRequestError: ``bad_input``, the list has no rows, or not one of its videos is there.
+        InvalidRequestError: ``bad_input``, the list has no rows, a part ends before it starts, or not one of its videos
+            is there.
     """
     rows, num_missing, first = [], 0, None
     for entry in entries:
@@ -101,6 +102,12 @@ def locate(
             if skip_missing:
                 continue
         item = found or entry.candidates[0]
+        if item.start_s is not None and item.end_s is not None and item.end_s <= item.start_s:
+            raise InvalidRequestError(
+                "bad_input",
+                f"{path.name}, line {entry.line}: its part must end after it starts, got {item.start_s:g} to "
+                f"{item.end_s:g} s",
+            )
         item = dataclasses.replace(item, uri=folder.address(item.uri))
         rows.append(Annotation(line=entry.line, item=item, labels=entry.labels))
     if first is None:

@@ -20,13 +20,12 @@ from tubelet.evaluation.compared import (
     MultiLabelComparison,
     SingleLabelComparison,
 )
-from tubelet.evaluation.intervals import clusters_of, estimate, paired_weights
+from tubelet.evaluation.intervals import clusters_of, estimate, estimate_unbiased, paired_weights
 from tubelet.evaluation.measure import head_ranking, product_name, product_ranking
 from tubelet.evaluation.metrics import class_accuracies
 from tubelet.evaluation.outcome import Outcome, load_outcome
 from tubelet.evaluation.precision import average_precisions, map_samples
 from tubelet.evaluation.ranking import Ranking
-from tubelet.evaluation.result import Estimate
 from tubelet.spec.errors import InvalidRequestError
 
 __all__ = ["compare", "compare_folders", "mcnemar"]
@@ -167,7 +166,8 @@ def _compared(
     hits = np.stack([right[0], right[1], right[1].astype(np.float64) - right[0]])  # [3, N]
     drawn = [weights @ hits.T / weights.sum(axis=1, keepdims=True) for weights in paired_weights(clusters)]
     samples = np.concatenate(drawn)  # [resamples, 3]
-    top1_a, top1_b, difference = (estimate(float(hits[i].mean()), samples[:, i]) for i in range(3))
+    files = int(clusters.max()) + 1
+    top1_a, top1_b = (estimate(float(hits[i].mean()), samples[:, i], number=files) for i in range(2))
     both = rankings[0].answered & rankings[1].answered
     wanted = rankings[0].wanted
     support, hits_a = class_accuracies(rankings[0])
@@ -178,7 +178,7 @@ def _compared(
         name=name,
         top1_a=top1_a,
         top1_b=top1_b,
-        difference=difference,
+        difference=estimate(float(hits[2].mean()), samples[:, 2]),
         mcnemar=mcnemar(*right),
         agreement=_agreement(found[0][both], found[1][both]) if both.any() else None,
         changes=_sorted_changes(
@@ -206,9 +206,9 @@ def _multi_label(a: Outcome, b: Outcome, head: int) -> MultiLabelComparison:
     return MultiLabelComparison(
         kind="multi_label",
         name=classes.head,
-        map_a=_centred(means[0], samples[0]),
-        map_b=_centred(means[1], samples[1]),
-        difference=_centred(means[1] - means[0], samples[1] - samples[0]),
+        map_a=estimate_unbiased(means[0], samples[0]),
+        map_b=estimate_unbiased(means[1], samples[1]),
+        difference=estimate_unbiased(means[1] - means[0], samples[1] - samples[0], lowest=-1.0),
         changes=_sorted_changes(
             ClassChange(
                 name=name, support=int(wanted[:, i].sum()), a=float(precisions[0][i]), b=float(precisions[1][i])
@@ -237,10 +237,6 @@ def _distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> LogitDistance:
         lowest_cosine=float(cosines.min()),
         largest_difference=float(np.abs(one - other).max()),
     )
-
-
-def _centred(value: float, samples: NDArray[np.float64]) -> Estimate:
-    return estimate(value, samples - (np.nanmean(samples) - value))
 
 
 def _sorted_changes(changes: Iterable[ClassChange]) -> tuple[ClassChange, ...]:

@@ -38,7 +38,7 @@ def read_kinetics(text: str, name: str) -> Labelled:
     def entries() -> Iterator[Entry]:
         for line, row in rows:
             start, end = (_whole_seconds(row, key, name, line) for key in ("time_start", "time_end"))
-            stem, label = f"{row['youtube_id']}_{start:06d}_{end:06d}", row["label"]
+            stem, label = f"{_youtube_id(row, name, line)}_{start:06d}_{end:06d}", row["label"]
             places = dict.fromkeys(("", f"{label}/", f"{label.replace(' ', '_')}/"))
             files = tuple(Item(f"{place}{stem}{kind}") for place in places for kind in _KINETICS_KINDS)
             yield Entry(line=line, candidates=files, labels=(label,))
@@ -97,6 +97,16 @@ def read_ek100(text: str, name: str) -> Labelled:
             yield Entry(line=line, candidates=files, labels=(row["verb_class"], row["noun_class"]))
 
     return ("verb", "noun"), entries()
+
+
+def _youtube_id(row: dict[str, str], name: str, line: int) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", found := row["youtube_id"]):
+        raise InvalidRequestError(
+            "bad_input",
+            f"{name}, line {line}: youtube_id {found!r} is none; a spreadsheet writes #NAME? and 1.2E+10 for some ids: "
+            "take the list as it was published",
+        )
+    return found
 
 
 def _whole_seconds(row: dict[str, str], key: str, name: str, line: int) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 from tubelet.archive.addresses import checked, is_url, resolve
 from tubelet.archive.sources import open_source
@@ -17,9 +20,11 @@ class VideoFolder:
 
     Args:
         root: a path, or a URL that fsspec opens (``s3://bucket/folder``).
+        storage_options: for fsspec, of a URL.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, storage_options: Mapping[str, object] = MappingProxyType({})) -> None:
+        self._storage_options = storage_options
         self.root = root.rstrip("/") if is_url(root) else str(Path(root).absolute())
 
     def address(self, name: str) -> str:
@@ -41,9 +46,9 @@ class VideoFolder:
         """
         address = self.address(name)
         if not is_url(address):
-            return Path(address).is_file()
+            return os.path.isfile(address)  # noqa: PTH113  tens of thousands of them
         return not address.startswith(f"{self.root}/") or address in self._listed
 
     @cached_property
     def _listed(self) -> frozenset[str]:
-        return frozenset(item.uri for item in open_source(self.root).items())
+        return frozenset(item.uri for item in open_source(self.root, self._storage_options).items())

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from tubelet.archive.items import Item
 from tubelet.evaluation.annotations import AnnotatedList, Entry, locate
@@ -38,7 +39,12 @@ _PATH_LINE = re.compile(r"(?P<path>.+?)[ \t,]+(?P<label>[0-9]+)")
 
 
 def read_list(
-    path: Path, *, format: str = "auto", videos: str | None = None, skip_missing: bool = False
+    path: Path,
+    *,
+    format: str = "auto",
+    videos: str | None = None,
+    skip_missing: bool = False,
+    storage_options: Mapping[str, object] = MappingProxyType({}),
 ) -> AnnotatedList:
     """Reads a labelled list and finds its videos.
 
@@ -47,6 +53,7 @@ def read_list(
         format: one of `FORMATS`, or ``auto``: by the file's extension and header.
         videos: folder or URL of the videos; None: the list's own folder.
         skip_missing: leave out the rows whose video is not there.
+        storage_options: for fsspec, where the videos lie behind a URL.
 
     Raises:
         InvalidRequestError: ``bad_input``, the list cannot be read, has none of the formats, or none of its videos is
@@ -60,7 +67,7 @@ def read_list(
     if format == "auto":
         format = detect_format(path.name, text)
     columns, entries = _READERS[format](text, path.name)
-    folder = VideoFolder(str(path.parent) if videos is None else videos)
+    folder = VideoFolder(str(path.parent) if videos is None else videos, storage_options)
     return locate(
         path,
         content,

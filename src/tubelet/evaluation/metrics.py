@@ -64,7 +64,7 @@ def accuracy_of(ranking: Ranking, counted: NDArray[np.bool_], clusters: NDArray[
     starts = np.flatnonzero(np.diff(ranking.wanted[order], prepend=-1))  # where each class begins
     value = _shares(np.ones((1, len(order))), hits, starts)
     samples = [_shares(weights[:, order], hits, starts) for weights in paired_weights(clusters)]
-    top1, top5, mean = _estimates(value, np.concatenate(samples))
+    top1, top5, mean = _estimates(value, np.concatenate(samples), _independent(ranking.wanted[order], clusters[order]))
     return Accuracy(num_videos=len(order), top1=top1, top5=top5, mean_class_accuracy=mean)
 
 
@@ -86,8 +86,22 @@ def _shares(weights: NDArray[np.float64], hits: NDArray[np.float64], starts: NDA
     return np.column_stack([tops, mean])
 
 
-def _estimates(value: NDArray[np.float64], samples: NDArray[np.float64]) -> tuple[Estimate, ...]:
-    return tuple(estimate(float(value[0, i]), samples[:, i]) for i in range(value.shape[1]))
+def _independent(wanted: NDArray[np.int64], clusters: NDArray[np.int64]) -> tuple[int, int, int]:
+    """How many independent videos the three figures of `_shares` rest on, of n videos: ``[n]`` and ``[n]``.
+
+    A mean over classes rests on fewer than all files, as a class of few weighs as much as one of many: on
+    1 / sum(w^2) files of weights w that sum to 1 (Kish, *Survey Sampling*, 1965, section 11.7).
+    """
+    files = len(np.unique(clusters))
+    of_class = np.unique(np.stack([wanted, clusters]), axis=1)[0]
+    _, counts = np.unique(of_class, return_counts=True)
+    return files, files, min(files, int(len(counts) ** 2 / (1 / counts).sum()))
+
+
+def _estimates(
+    value: NDArray[np.float64], samples: NDArray[np.float64], numbers: Sequence[int]
+) -> tuple[Estimate, ...]:
+    return tuple(estimate(float(value[0, i]), samples[:, i], number=number) for i, number in enumerate(numbers))
 
 
 def _classes(ranking: Ranking, class_name: Callable[[int], str], *, every_class: bool) -> tuple[ClassScore, ...]:

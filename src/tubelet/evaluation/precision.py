@@ -7,7 +7,7 @@ count in the mean with precision 0.
 
 A video that a resample has twice stands there twice in a row, which raises the precision of its place: resamples are on
 average above the list's own figure, though they have no more information. Before the interval is read from them they
-are moved by that mean excess (the bootstrap's estimate of bias; Efron and Tibshirani 1993, section 10.2).
+are moved by that mean excess.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
-from tubelet.evaluation.intervals import estimate, paired_weights
+from tubelet.evaluation.intervals import estimate_unbiased, paired_weights
 from tubelet.evaluation.result import ClassPrecision, Estimate, MultiLabelResult
 from tubelet.evaluation.targets import Classes
 
@@ -99,7 +99,7 @@ def _mean(
 ) -> Estimate:
     value = float(np.nanmean(average_precisions(logits, wanted, answered)))
     samples = map_samples(logits, wanted, answered, clusters)
-    return estimate(value, samples - (np.nanmean(samples) - value))
+    return estimate_unbiased(value, samples)
 
 
 def _weighted_precision(

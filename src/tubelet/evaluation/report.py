@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from tubelet.evaluation.compared import Comparison, MultiLabelComparison, SingleLabelComparison
 from tubelet.evaluation.figures import Bar, draw_intervals
+from tubelet.evaluation.intervals import proportion
 from tubelet.evaluation.result import Estimate, Evaluation, MultiLabelResult, SingleLabelResult
 from tubelet.evaluation.sections import (
     ChangeSection,
@@ -20,7 +21,6 @@ from tubelet.evaluation.sections import (
     SingleLabelSection,
     change_section,
     multi_label_section,
-    proportion,
     single_label_section,
 )
 
@@ -39,8 +39,6 @@ class _Part:
     """What follows the name of a figure where there are several heads."""
     shown: SingleLabelSection | MultiLabelSection
     accuracy_picture: Markup | None
-    unanimous: Estimate | None
-    """Top-1 with Wilson's interval, where all videos are right or all are wrong and the bootstrap's has no width."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,16 +92,15 @@ def _command(evaluation: Evaluation) -> str:
 def _part(result: SingleLabelResult | MultiLabelResult, *, alone: bool) -> _Part:
     title, of = _titles(result.name, alone=alone)
     if isinstance(result, MultiLabelResult):
-        return _Part(title=title, of=of, shown=multi_label_section(result), accuracy_picture=None, unanimous=None)
-    top1, number = result.all_videos.top1, result.all_videos.num_videos
-    measures = {"top-1": top1, "top-5": result.all_videos.top5}
-    bars = [_bar(name, it) for name, it in {**measures, "classes' mean": result.all_videos.mean_class_accuracy}.items()]
+        return _Part(title=title, of=of, shown=multi_label_section(result), accuracy_picture=None)
+    accuracy = result.all_videos
+    measures = {"top-1": accuracy.top1, "top-5": accuracy.top5, "classes' mean": accuracy.mean_class_accuracy}
+    bars = [_bar(name, it) for name, it in measures.items()]
     return _Part(
         title=title,
         of=of,
         shown=single_label_section(result),
         accuracy_picture=draw_intervals(bars, name=f"accuracy-{result.name}"),
-        unanimous=proportion(round(top1.value * number), number) if top1.value in (0.0, 1.0) else None,
     )
 
 
@@ -139,7 +136,8 @@ def _bar(name: str, it: Estimate, *, second: bool = False) -> Bar:
 
 
 def _render(template: str, **values: object) -> str:
-    return _environment().get_template(template).render(values)
+    page = _environment().get_template(template).render(values)
+    return page.encode("utf-8", "replace").decode("utf-8")  # names of files may have bytes that are no text
 
 
 @cache

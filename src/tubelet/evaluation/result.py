@@ -32,13 +32,11 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """A figure of the list, and the 95 % interval that its videos, drawn anew, would give."""
+    """A figure of the list, and its 95 % interval; see `tubelet.evaluation.intervals`."""
 
     value: float
     low: float
-    """2.5 % point of the bootstrap; see `tubelet.evaluation.intervals`."""
     high: float
-    """97.5 % point."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 from tubelet.archive.agreement import agree_on_run
 from tubelet.archive.score import score_archive
 from tubelet.archive.settings import Settings
 from tubelet.archive.sources import Source
 from tubelet.archive.watching import Watcher
-from tubelet.clients import Label, VideoClassifier
+from tubelet.clients import Label, Tls, VideoClassifier
 from tubelet.evaluation.annotations import AnnotatedList
 from tubelet.evaluation.labelled import LabelledList
 from tubelet.evaluation.measure import measure
@@ -19,8 +21,9 @@ from tubelet.evaluation.outcome import LIST_FILE, SCORES, load_outcome
 from tubelet.evaluation.result import Evaluation
 from tubelet.evaluation.targets import classes_of, targets_of
 from tubelet.preprocess.canary import canary_video
-from tubelet.spec.errors import InvalidRequestError
-from tubelet.spec.manifest import Head
+from tubelet.spec.ensemble import EnsembleContract
+from tubelet.spec.errors import InvalidRequestError, UnavailableError
+from tubelet.spec.manifest import Contract, Head
 
 __all__ = ["EVALUATION_FILE", "evaluate", "read_names"]
 
@@ -39,6 +42,9 @@ def evaluate(
     names: Sequence[str] | None = None,
     concurrency: int | None = None,
     patience_s: float = 600.0,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    ca_file: Path | None = None,
+    storage_options: Mapping[str, object] = MappingProxyType({}),
     watchers: Sequence[Watcher] = (),
 ) -> Evaluation:
     """Scores a list into a folder, and computes all figures; the same call again goes on where one ended.
@@ -57,29 +63,75 @@ def evaluate(
             model; None: the model's own.
         concurrency: requests in flight at each server; None: as many as keep it full.
         patience_s: how long to wait for servers that were lost meanwhile.
+        headers: sent with every request, such as a token.
+        ca_file: certificates to trust with TLS; None: the system's.
+        storage_options: for fsspec: how to open the videos that are no files of this machine.
         watchers: hear of what happens while videos are scored.
 
     Raises:
         InvalidRequestError: a label is none of the model's, or the folder holds other scores.
         TubeletError: as `tubelet.archive.score.score_archive`.
     """
-    run = asyncio.run(agree_on_run(urls, model=model, protocol=protocol, top=_TOP, keeps_logits=True, patience_s=0))
-    with VideoClassifier(urls[0], model=run.model, expect_digest=run.contract_digest) as classifier:
-        contract = classifier.describe().contract
-        if names is None:
-            labels = classifier.classify(canary_video(), top=contract.num_classes).labels
-            names = _names_of(contract.heads, labels)
-    heads = classes_of(contract.heads, names)
+    run = asyncio.run(
+        agree_on_run(
+            urls,
+            model=model,
+            protocol=protocol,
+            top=_TOP,
+            keeps_logits=True,
+            patience_s=0,
+            headers=headers,
+            ca_file=ca_file,
+        )
+    )
+    settings = Settings(
+        urls=tuple(urls),
+        run=run,
+        concurrency=concurrency,
+        patience_s=patience_s,
+        storage_options=storage_options,
+        headers=headers,
+        ca_file=ca_file,
+    )
+    contract, served = _ask_for_classes(settings, names)
+    heads = classes_of(contract.heads, served)
     labelled = LabelledList.of(listed, heads, getattr(contract, "product", None), targets_of(listed, heads))
     folder.mkdir(parents=True, exist_ok=True)
     items = list(dict.fromkeys(labelled.items))
     source = Source(f"videos of {listed.file}", lambda: iter(items), lambda: len(items))
-    settings = Settings(urls=tuple(urls), run=run, concurrency=concurrency, patience_s=patience_s)
     asyncio.run(score_archive(source, folder / SCORES, settings, watchers=watchers))
     labelled.save(folder / LIST_FILE)
     evaluation = measure(load_outcome(folder))
     evaluation.save(folder / EVALUATION_FILE)
     return evaluation
+
+
+_Classes = tuple[Contract | EnsembleContract, Sequence[str]]
+
+
+def _ask_for_classes(settings: Settings, names: Sequence[str] | None) -> _Classes:
+    """The contract, and the names of its classes: ``names`` if there are any, else the model's own."""
+    *others, last = settings.urls
+    for url in others:
+        with suppress(UnavailableError):
+            return _classes_at(url, settings, names)
+    return _classes_at(last, settings, names)
+
+
+def _classes_at(url: str, settings: Settings, names: Sequence[str] | None) -> _Classes:
+    run, ca_file = settings.run, settings.ca_file
+    with VideoClassifier(
+        url,
+        model=run.model,
+        expect_digest=run.contract_digest,
+        headers=settings.headers,
+        tls=None if ca_file is None else Tls(ca_file=ca_file),
+    ) as classifier:
+        contract = classifier.describe().contract
+        if names is None:
+            labels = classifier.classify(canary_video(), top=contract.num_classes).labels
+            names = _names_of(contract.heads, labels)
+    return contract, names
 
 
 def _names_of(heads: Sequence[Head], labels: Sequence[Label]) -> list[str]:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
-from scipy.stats import binomtest
 
 from tubelet.evaluation.compared import ClassChange, MultiLabelComparison, SingleLabelComparison
 from tubelet.evaluation.figures import (
@@ -22,6 +20,7 @@ from tubelet.evaluation.figures import (
     draw_confusion,
     draw_reliability,
 )
+from tubelet.evaluation.intervals import proportion
 from tubelet.evaluation.result import ClassPrecision, ClassScore, Estimate, MultiLabelResult, SingleLabelResult
 
 __all__ = [
@@ -32,7 +31,6 @@ __all__ = [
     "SingleLabelSection",
     "change_section",
     "multi_label_section",
-    "proportion",
     "single_label_section",
 ]
 
@@ -118,13 +116,6 @@ class ChangeSection:
     """The largest first."""
     changes_picture: Markup | None
     """None: every class fares the same."""
-
-
-@lru_cache(maxsize=4096)
-def proportion(count: int, number: int) -> Estimate:
-    """A share with the 95 % interval by Wilson, which keeps its promise for few videos too (scipy's)."""
-    interval = binomtest(count, number).proportion_ci(0.95, method="wilson")
-    return Estimate(value=count / number, low=float(interval.low), high=float(interval.high))
 
 
 def single_label_section(result: SingleLabelResult) -> SingleLabelSection:

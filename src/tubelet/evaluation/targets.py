@@ -63,6 +63,9 @@ def targets_of(listed: AnnotatedList, heads: Sequence[Classes]) -> tuple[tuple[t
 def resolve_label(label: str, names: Mapping[str, int], num_classes: int) -> int:
     """Returns the index of a class that is given by name or, where no class has that name, by index.
 
+    Copies of annotation files spell names with underscores, other capitals or quotation marks: where one class alone
+    differs from the label by these, it is meant.
+
     Raises:
         InvalidRequestError: ``bad_input``, the model has no such class; names those that are spelt like it.
     """
@@ -70,12 +73,19 @@ def resolve_label(label: str, names: Mapping[str, int], num_classes: int) -> int
         return names[label]
     if label.isascii() and label.isdigit() and len(label) < 10 and int(label) < num_classes:
         return int(label)
+    meant = [index for name, index in names.items() if _plain(name) == _plain(label)]
+    if len(meant) == 1:
+        return meant[0]
     folded = {name.casefold(): name for name in names}
     close = [folded[name] for name in difflib.get_close_matches(label.casefold(), folded, n=3)]
     hint = f"; close to it are {', '.join(map(repr, close))}" if close else ""
     raise InvalidRequestError(
         "bad_input", f"label {label!r} is neither a class's name nor an index below {num_classes}{hint}"
     )
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").strip("\"' ").split())
 
 
 def _columns(listed: AnnotatedList, heads: Sequence[Classes]) -> list[int]:

@@ -21,9 +21,9 @@ from tubelet.clients.description import ModelDescription, choose_way
 from tubelet.clients.inputs import Source, check_source, feature_tensors, is_to_be_read, source_tensors
 from tubelet.clients.results import AS_LABELS, Classification, read_classification
 from tubelet.clients.settings import DEFAULT_URL, Headers, Retries, Timeouts, Tls
-from tubelet.clients.twins import AsyncLock, async_in_thread
-from tubelet.clients.wire import closed_error
-from tubelet.spec.errors import ContractError, UnavailableError
+from tubelet.clients.twins import AsyncLock, async_in_thread, async_owner
+from tubelet.clients.wire import check_text, closed_error, foreign_error
+from tubelet.spec.errors import ContractError, InvalidRequestError, UnavailableError
 from tubelet.spec.manifest import Contract
 from tubelet.spec.tensors import WayIn
 
@@ -34,6 +34,7 @@ class AsyncVideoClassifier:
     """The models of one server; any number of coroutines may use it at a time.
 
     Nothing is sent before it is first asked something. What it learns of a model it keeps, until the server is lost.
+    It belongs to the event loop that first used it.
     Close it, or use it in an ``async with``. Cancelling a task that waits for an answer cancels the call on the server,
     too, which then begins no further step of it. That is so over gRPC; over HTTP the connection is closed, of which
     Triton 2.51 takes no notice.
@@ -51,7 +52,7 @@ class AsyncVideoClassifier:
             was started with ``--allow-shared-memory``; they are sent as ever where it was not.
 
     Raises:
-        InvalidRequestError: ``bad_parameter``, the URL has none of these forms.
+        InvalidRequestError: ``bad_parameter``, the URL has none of these forms, or no TLS where ``tls`` is given.
     """
 
     def __init__(
@@ -67,6 +68,9 @@ class AsyncVideoClassifier:
         shared_memory: bool = False,
     ) -> None:
         self._address = parse_url(url)
+        if tls is not None and not self._address.tls:
+            raise InvalidRequestError("bad_parameter", f"Tls: {url} is no address with TLS; grpcs:// and https:// are")
+        check_text("model", model)
         self._model = model
         self._expect_digest = expect_digest
         self._timeouts = timeouts
@@ -74,6 +78,7 @@ class AsyncVideoClassifier:
         self._connect = partial(connect, self._address, timeouts=timeouts, headers=headers, tls=tls)
         self._shares = shared_memory and self._address.is_loopback
         self._connection: AsyncConnection | None = None
+        self._owner: object = None
         self._sharing: AsyncSharing | None = None
         self._known: dict[str | None, ModelDescription] = {}
         self._lock = AsyncLock()
@@ -90,6 +95,8 @@ class AsyncVideoClassifier:
     async def close(self) -> None:
         """Closes the connection; calls that are under way end with `UnavailableError`."""
         self._is_closed = True
+        if self._owner != async_owner():
+            return  # what is open is another's
         if self._sharing is not None:
             await self._sharing.close()
         if self._connection is not None:
@@ -116,6 +123,7 @@ class AsyncVideoClassifier:
             InvalidRequestError: ``bad_parameter``, there is no such model, or several and none was named.
             UnavailableError: no server answers, or the model is not ready.
         """
+        check_text("model", model)
         return await self._described(model, Budget(self._timeouts.total_s))
 
     async def classify(
@@ -212,7 +220,7 @@ class AsyncVideoClassifier:
         described = await self._read(wishes.model, budget)
         contract = described.contract
         name, outputs = choose_way(contract, wishes.way, with_features=wishes.with_features)
-        top = min(wishes.top, contract.num_classes)
+        top = min(int(wishes.top), contract.num_classes)
         # More than its own default the server grants to nobody, so waiting longer for it would be in vain.
         wanted_s = self._timeouts.request_s if wishes.deadline_s is None else wishes.deadline_s
         deadline_s = budget.share_s(wanted_s, described.limits.default_deadline_s)
@@ -268,6 +276,7 @@ class AsyncVideoClassifier:
         if self._connection is None and not self._is_closed:
             async with self._lock:
                 if self._connection is None:
+                    self._owner = async_owner()
                     connection = self._connect()
                     self._sharing = AsyncSharing(connection) if self._shares else None
                     self._connection = connection
@@ -275,6 +284,8 @@ class AsyncVideoClassifier:
             if self._connection is not None:  # opened while another thread closed
                 await self._connection.close()
             raise closed_error()
+        if self._owner != async_owner():
+            raise foreign_error()
         return self._connection
 
     def _attempts(self, budget: Budget) -> AsyncRetrying:

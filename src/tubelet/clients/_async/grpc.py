@@ -14,10 +14,9 @@ from tritonclient.grpc import InferInput, InferRequestedOutput
 
 from tubelet.clients.address import Address
 from tubelet.clients.calls import GRACE_S, Answer, Call, ServedConfig, Tensor
-from tubelet.clients.settings import Headers, Timeouts, Tls, fresh_headers
+from tubelet.clients.settings import Headers, Timeouts, Tls, fresh_headers, tls_context
 from tubelet.clients.twins import AsyncTriton, async_is_cancelled
 from tubelet.clients.wire import closed_error, translated_errors
-from tubelet.spec.errors import InvalidRequestError
 
 __all__ = ["AsyncGrpcConnection"]
 
@@ -34,7 +33,7 @@ class AsyncGrpcConnection:
         # tritonclient's unary calls hold no state of their own, and a gRPC channel may be shared between threads.
         self._triton = AsyncTriton(
             address.authority,
-            creds=_credentials(tls or Tls()) if address.tls else None,
+            creds=_credentials(tls) if address.tls else None,
             channel_args=_channel_options(timeouts),
         )
 
@@ -122,13 +121,12 @@ def _input(tensor: Tensor) -> InferInput:
     return sent.set_data_from_numpy(tensor.array)
 
 
-def _credentials(tls: Tls) -> grpc.ChannelCredentials:
+def _credentials(tls: Tls | None) -> grpc.ChannelCredentials:
+    tls_context(tls)  # of files that are no certificates gRPC would only say that nobody answers
+    tls = tls or Tls()
     # Without it gRPC would take a list of its own, and not the system's.
     ca_file = tls.ca_file or ssl.get_default_verify_paths().cafile
-    try:
-        ca, key, chain = (file and Path(file).read_bytes() for file in (ca_file, tls.key_file, tls.cert_file))
-    except OSError as exc:
-        raise InvalidRequestError("bad_parameter", f"Tls: cannot read a certificate: {exc}") from exc
+    ca, key, chain = (file and Path(file).read_bytes() for file in (ca_file, tls.key_file, tls.cert_file))
     return grpc.ssl_channel_credentials(ca, key, chain)
 
 

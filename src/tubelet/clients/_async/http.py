@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -18,9 +17,9 @@ from tritonclient.utils import InferenceServerException
 
 from tubelet.clients.address import Address
 from tubelet.clients.calls import GRACE_S, Answer, Call, ServedConfig, Tensor
-from tubelet.clients.settings import Headers, Timeouts, Tls, fresh_headers
-from tubelet.clients.wire import closed_error, translated_errors, unreachable_error
-from tubelet.spec.errors import ContractError, DeadlineError, InvalidRequestError, UnavailableError
+from tubelet.clients.settings import Headers, Timeouts, Tls, fresh_headers, tls_context
+from tubelet.clients.wire import closed_error, lost_error, translated_errors, unreachable_error
+from tubelet.spec.errors import ContractError, DeadlineError, InvalidRequestError
 
 __all__ = ["AsyncHttpConnection"]
 
@@ -38,15 +37,15 @@ class AsyncHttpConnection:
         try:
             self._client = AsyncClient(
                 base_url=address.base_url,
-                verify=_tls_context(tls) if address.tls else False,
+                verify=tls_context(tls) if address.tls else False,
                 # A video must never travel through a proxy that happens to stand in the environment.
                 trust_env=False,
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=_KEPT_CONNECTIONS),
                 # Logits do not get smaller by packing, and Triton would take its time for it.
                 headers={"accept-encoding": "identity"},
             )
-        except (OSError, httpx.InvalidURL) as exc:
-            raise InvalidRequestError("bad_parameter", f"cannot use this URL or these certificates: {exc}") from exc
+        except httpx.InvalidURL as exc:
+            raise _unusable_url(exc) from exc
 
     async def infer(self, call: Call) -> Answer:
         """Sends a request and waits for its answer.
@@ -154,7 +153,7 @@ class AsyncHttpConnection:
         try:
             with translated_errors():
                 yield
-        except (httpx.HTTPError, RuntimeError) as exc:
+        except (httpx.HTTPError, httpx.InvalidURL, RuntimeError) as exc:
             if self._is_closed:
                 raise closed_error() from exc
             match exc:
@@ -165,10 +164,10 @@ class AsyncHttpConnection:
                     raise DeadlineError(
                         "deadline_exceeded", "no answer came within the request's time; allow it more"
                     ) from exc
+                case httpx.InvalidURL():
+                    raise _unusable_url(exc) from exc
                 case httpx.HTTPError():
-                    raise UnavailableError(
-                        "backend_lost", f"the connection to the server was lost ({exc}); try again in some seconds"
-                    ) from exc
+                    raise lost_error(str(exc)) from exc
             raise
 
 
@@ -180,6 +179,10 @@ def _readable_answer() -> Iterator[None]:
         raise ContractError(
             "contract_mismatch", f"the server's answer is none of Triton's ({exc!r}); look at the URL"
         ) from exc
+
+
+def _unusable_url(reason: httpx.InvalidURL) -> InvalidRequestError:
+    return InvalidRequestError("bad_parameter", f"no request can go to this URL, or to a model of this name: {reason}")
 
 
 def _words(response: httpx.Response) -> str:
@@ -195,11 +198,3 @@ def _input(tensor: Tensor) -> InferInput:
     if tensor.region is not None:
         return sent.set_shared_memory(tensor.region, tensor.num_bytes)
     return sent.set_data_from_numpy(tensor.array)
-
-
-def _tls_context(tls: Tls | None) -> ssl.SSLContext:
-    tls = tls or Tls()
-    context = ssl.create_default_context(cafile=tls.ca_file)
-    if tls.cert_file is not None:
-        context.load_cert_chain(tls.cert_file, tls.key_file)
-    return context

@@ -22,9 +22,9 @@ from tubelet.clients.description import ModelDescription, choose_way
 from tubelet.clients.inputs import Source, check_source, feature_tensors, is_to_be_read, source_tensors
 from tubelet.clients.results import AS_LABELS, Classification, read_classification
 from tubelet.clients.settings import DEFAULT_URL, Headers, Retries, Timeouts, Tls
-from tubelet.clients.twins import SyncLock, sync_in_thread
-from tubelet.clients.wire import closed_error
-from tubelet.spec.errors import ContractError, UnavailableError
+from tubelet.clients.twins import SyncLock, sync_in_thread, sync_owner
+from tubelet.clients.wire import check_text, closed_error, foreign_error
+from tubelet.spec.errors import ContractError, InvalidRequestError, UnavailableError
 from tubelet.spec.manifest import Contract
 from tubelet.spec.tensors import WayIn
 
@@ -35,6 +35,7 @@ class VideoClassifier:
     """The models of one server; any number of threads may use it at a time.
 
     Nothing is sent before it is first asked something. What it learns of a model it keeps, until the server is lost.
+    It belongs to the process that first used it.
     Close it, or use it in a ``with``. Ctrl-C while it waits for an answer cancels the call on the server,
     too, which then begins no further step of it. That is so over gRPC; over HTTP the connection is closed, of which
     Triton 2.51 takes no notice.
@@ -52,7 +53,7 @@ class VideoClassifier:
             was started with ``--allow-shared-memory``; they are sent as ever where it was not.
 
     Raises:
-        InvalidRequestError: ``bad_parameter``, the URL has none of these forms.
+        InvalidRequestError: ``bad_parameter``, the URL has none of these forms, or no TLS where ``tls`` is given.
     """
 
     def __init__(
@@ -68,6 +69,9 @@ class VideoClassifier:
         shared_memory: bool = False,
     ) -> None:
         self._address = parse_url(url)
+        if tls is not None and not self._address.tls:
+            raise InvalidRequestError("bad_parameter", f"Tls: {url} is no address with TLS; grpcs:// and https:// are")
+        check_text("model", model)
         self._model = model
         self._expect_digest = expect_digest
         self._timeouts = timeouts
@@ -75,6 +79,7 @@ class VideoClassifier:
         self._connect = partial(connect, self._address, timeouts=timeouts, headers=headers, tls=tls)
         self._shares = shared_memory and self._address.is_loopback
         self._connection: SyncConnection | None = None
+        self._owner: object = None
         self._sharing: SyncSharing | None = None
         self._known: dict[str | None, ModelDescription] = {}
         self._lock = SyncLock()
@@ -91,6 +96,8 @@ class VideoClassifier:
     def close(self) -> None:
         """Closes the connection; calls that are under way end with `UnavailableError`."""
         self._is_closed = True
+        if self._owner != sync_owner():
+            return  # what is open is another's
         if self._sharing is not None:
             self._sharing.close()
         if self._connection is not None:
@@ -117,6 +124,7 @@ class VideoClassifier:
             InvalidRequestError: ``bad_parameter``, there is no such model, or several and none was named.
             UnavailableError: no server answers, or the model is not ready.
         """
+        check_text("model", model)
         return self._described(model, Budget(self._timeouts.total_s))
 
     def classify(
@@ -213,7 +221,7 @@ class VideoClassifier:
         described = self._read(wishes.model, budget)
         contract = described.contract
         name, outputs = choose_way(contract, wishes.way, with_features=wishes.with_features)
-        top = min(wishes.top, contract.num_classes)
+        top = min(int(wishes.top), contract.num_classes)
         # More than its own default the server grants to nobody, so waiting longer for it would be in vain.
         wanted_s = self._timeouts.request_s if wishes.deadline_s is None else wishes.deadline_s
         deadline_s = budget.share_s(wanted_s, described.limits.default_deadline_s)
@@ -269,6 +277,7 @@ class VideoClassifier:
         if self._connection is None and not self._is_closed:
             with self._lock:
                 if self._connection is None:
+                    self._owner = sync_owner()
                     connection = self._connect()
                     self._sharing = SyncSharing(connection) if self._shares else None
                     self._connection = connection
@@ -276,6 +285,8 @@ class VideoClassifier:
             if self._connection is not None:  # opened while another thread closed
                 self._connection.close()
             raise closed_error()
+        if self._owner != sync_owner():
+            raise foreign_error()
         return self._connection
 
     def _attempts(self, budget: Budget) -> Retrying:
