@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -93,7 +93,7 @@ def kitchen() -> str:
     return render_evaluation(evaluation(*heads, product=single_label("action", class_names(1100), per_class=2)))
 
 
-PAGES = {
+PAGES: dict[str, Callable[[], str]] = {
     "8 classes": lambda: render_evaluation(whole()),
     "61 classes": lambda: render_evaluation(whole(classes=61)),
     "two heads": kitchen,
