@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import cache, lru_cache
 from pathlib import Path
@@ -87,7 +89,7 @@ def encode_video(
         muxer: options of the muxer; ``(("moov_size", "4096"),)`` puts an MP4's header in front.
     """
     out = io.BytesIO()
-    with av.open(out, "w", format=container, options=dict(muxer)) as file:
+    with _own_scheduling(), av.open(out, "w", format=container, options=dict(muxer)) as file:
         streams = []
         for width, height in (size, *more_streams):
             stream = file.add_stream(codec, rate=Fraction(fps), options=dict(options))
@@ -111,6 +113,16 @@ def encode_video(
         if sound is not None:
             _add_silence(file, sound, seconds=num_frames / float(fps))
     return out.getvalue()
+
+
+@contextmanager
+def _own_scheduling() -> Iterator[None]:
+    """SVT-AV1 gives the thread that calls it real-time priority, and so all servers that tests start later on."""
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
 
 
 def _stored(number: int, size: tuple[int, int], rotation: int) -> NDArray[np.uint8]:
