@@ -295,10 +295,11 @@ def test_closing_from_another_thread_ends_it(gated: Gated) -> None:  # noqa: F81
 
 
 INTERRUPTED = """
-import sys
+import signal, sys
 from pathlib import Path
 from tubelet.clients import VideoClassifier
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 with VideoClassifier(sys.argv[1], model="motion_vtn") as classifier:
     try:
         classifier.classify(Path(sys.argv[2]), protocol=sys.argv[3])
