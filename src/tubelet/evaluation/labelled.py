@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from tubelet.archive.items import Item
 from tubelet.evaluation.annotations import AnnotatedList
-from tubelet.evaluation.result import ListFile
+from tubelet.evaluation.result import ListFile, save_json
 from tubelet.evaluation.targets import Classes
 from tubelet.spec.errors import InvalidRequestError, RecipeError
-from tubelet.spec.strict import decode, encode
+from tubelet.spec.strict import decode
 
 __all__ = ["LabelledList"]
 
@@ -91,9 +91,7 @@ class LabelledList:
 
     def save(self, path: Path) -> None:
         """Writes the list as JSON; who reads meanwhile sees the old file or the new one."""
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(encode(self), allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(path)
+        save_json(self, path)
 
     @classmethod
     def load(cls, path: Path) -> LabelledList:

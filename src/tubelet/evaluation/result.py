@@ -27,6 +27,7 @@ __all__ = [
     "Mistake",
     "MultiLabelResult",
     "SingleLabelResult",
+    "save_json",
 ]
 
 
@@ -233,9 +234,7 @@ class Evaluation:
 
     def save(self, path: Path) -> None:
         """Writes the evaluation as JSON; who reads meanwhile sees the old file or the new one."""
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(encode(self), allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(path)
+        save_json(self, path)
 
     @classmethod
     def load(cls, path: Path) -> Evaluation:
@@ -248,3 +247,10 @@ class Evaluation:
             return decode(cls, json.loads(path.read_text(encoding="utf-8")), where="evaluation")
         except (OSError, ValueError, RecipeError) as exc:
             raise InvalidRequestError("bad_input", f"cannot read the evaluation {path}: {exc}") from exc
+
+
+def save_json(value: object, path: Path) -> None:
+    """Writes a dataclass as JSON; who reads meanwhile sees the old file or the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(encode(value), allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
