@@ -21,7 +21,7 @@ help:
 venv: $(VENV)/ready
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[server,clients,s3,ray,evaluate,export,quantise,demo,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[server,clients,s3,ray,evaluate,loadtest,export,quantise,demo,dev]'
 	@touch $@
 
 # Each line is a command that you can type yourself.

@@ -89,7 +89,7 @@ def encode_video(
         muxer: options of the muxer; ``(("moov_size", "4096"),)`` puts an MP4's header in front.
     """
     out = io.BytesIO()
-    with _own_scheduling(), av.open(out, "w", format=container, options=dict(muxer)) as file:
+    with _ordinary_scheduling(), av.open(out, "w", format=container, options=dict(muxer)) as file:
         streams = []
         for width, height in (size, *more_streams):
             stream = file.add_stream(codec, rate=Fraction(fps), options=dict(options))
@@ -116,13 +116,22 @@ def encode_video(
 
 
 @contextmanager
-def _own_scheduling() -> Iterator[None]:
-    """SVT-AV1 gives the thread that calls it real-time priority, and so all servers that tests start later on."""
-    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+def _ordinary_scheduling() -> Iterator[None]:
+    """SVT-AV1 gives the thread that calls it real-time priority, where root runs it, and so all that it starts then.
+
+    Servers, and worse, compilers that wait for each other in a loop, leave a machine of two cores to nobody else.
+    """
     try:
         yield
     finally:
-        os.sched_setscheduler(0, policy, parameters)
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Iterator[None]:
+    """No test hands such a priority on to the next one, however it came to encode a video."""
+    with _ordinary_scheduling():
+        return (yield)
 
 
 def _stored(number: int, size: tuple[int, int], rotation: int) -> NDArray[np.uint8]:

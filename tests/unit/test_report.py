@@ -32,7 +32,7 @@ from tubelet.evaluation.result import Accuracy, Evaluation, SingleLabelResult
 from tubelet.evaluation.sections import single_label_section
 
 TESTS = Path(__file__).parents[1]
-STYLE = (TESTS.parent / "src/tubelet/evaluation/templates/page.css").read_text(encoding="utf-8")
+STYLE = (TESTS.parent / "src/tubelet/pages/templates/page.css").read_text(encoding="utf-8")
 VOID = {"meta", "link"}
 
 

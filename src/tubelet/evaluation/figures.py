@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from tubelet.evaluation.svg import ACCENT, OTHER, QUIET, canvas, to_svg
+from tubelet.pages.svg import ACCENT, OTHER, QUIET, canvas, to_svg
 
 __all__ = [
     "Bar",

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from tubelet.archive.items import Item
 from tubelet.evaluation.annotations import AnnotatedList
-from tubelet.evaluation.result import ListFile, save_json
+from tubelet.evaluation.result import ListFile
 from tubelet.evaluation.targets import Classes
 from tubelet.spec.errors import InvalidRequestError, RecipeError
+from tubelet.spec.files import save_json
 from tubelet.spec.strict import decode
 
 __all__ = ["LabelledList"]

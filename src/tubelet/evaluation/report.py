@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from tubelet.evaluation.compared import Comparison, MultiLabelComparison, SingleLabelComparison
@@ -23,6 +21,7 @@ from tubelet.evaluation.sections import (
     multi_label_section,
     single_label_section,
 )
+from tubelet.pages.page import page_environment, render
 
 __all__ = ["render_comparison", "render_evaluation"]
 
@@ -136,30 +135,21 @@ def _bar(name: str, it: Estimate, *, second: bool = False) -> Bar:
 
 
 def _render(template: str, **values: object) -> str:
-    page = _environment().get_template(template).render(values)
-    return page.encode("utf-8", "replace").decode("utf-8")  # names of files may have bytes that are no text
+    return render(_environment(), f"own/{template}", **values)
 
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("tubelet.evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return page_environment(
+        "tubelet.evaluation",
+        {
+            "interval": _interval,
+            "p_value": _p_value,
+            "percent": _percent,
+            "points": _points,
+            "points_interval": lambda it: f"{_points(it.low)} to {_points(it.high)}",
+        },
     )
-    environment.filters |= {
-        "date": _date,
-        "duration": _duration,
-        "interval": _interval,
-        "number": lambda number: f"{number:,}",
-        "p_value": _p_value,
-        "percent": _percent,
-        "points": _points,
-        "points_interval": lambda it: f"{_points(it.low)} to {_points(it.high)}",
-    }
-    return environment
 
 
 def _percent(share: float | None, digits: int = 1) -> str:
@@ -177,14 +167,3 @@ def _points(difference: float) -> str:
 
 def _p_value(p: float) -> str:
     return "below 0.0001" if p < 0.0001 else f"{p:.4f}"
-
-
-def _date(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(math.ceil(seconds), 3600)
-    minutes, left = divmod(rest, 60)
-    parts = [f"{hours} h"] * (hours > 0) + [f"{minutes} min"] * (hours + minutes > 0)
-    return " ".join([*parts, f"{left} s"]) if hours == 0 else " ".join(parts)

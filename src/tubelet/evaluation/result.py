@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from tubelet.spec.errors import InvalidRequestError, RecipeError
-from tubelet.spec.strict import decode, encode
+from tubelet.spec.files import save_json
+from tubelet.spec.strict import decode
 
 __all__ = [
     "Accuracy",
@@ -27,7 +28,6 @@ __all__ = [
     "Mistake",
     "MultiLabelResult",
     "SingleLabelResult",
-    "save_json",
 ]
 
 
@@ -247,10 +247,3 @@ class Evaluation:
             return decode(cls, json.loads(path.read_text(encoding="utf-8")), where="evaluation")
         except (OSError, ValueError, RecipeError) as exc:
             raise InvalidRequestError("bad_input", f"cannot read the evaluation {path}: {exc}") from exc
-
-
-def save_json(value: object, path: Path) -> None:
-    """Writes a dataclass as JSON; who reads meanwhile sees the old file or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(encode(value), allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)

@@ -12,6 +12,7 @@
     ├── InternalError            report it: tubelet itself is wrong
     ├── ContractError            client and server (or two files of a bundle) do not belong together
     ├── RecipeError              mend the recipe or the checkpoint
+    ├── ScenarioError            mend the scenario of a load test
     ├── ExportMismatchError      what was exported does not compute what the checkpoint computes, or nobody looked
     └── MachineError             mend the machine: something that tubelet needs is missing
 
@@ -37,6 +38,7 @@ __all__ = [
     "MachineError",
     "OverloadedError",
     "RecipeError",
+    "ScenarioError",
     "TubeletError",
     "UnavailableError",
     "error_from_text",
@@ -125,6 +127,12 @@ class RecipeError(TubeletError):
     """A recipe, or the checkpoint that it names, cannot be built."""
 
     codes = ("bad_recipe", "bad_checkpoint")
+
+
+class ScenarioError(TubeletError):
+    """A load test's scenario, or a file that it names, cannot be read."""
+
+    codes = ("bad_scenario",)
 
 
 class ExportMismatchError(TubeletError):

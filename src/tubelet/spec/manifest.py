@@ -22,10 +22,11 @@ from tubelet.spec.bounds import (
 )
 from tubelet.spec.build import Budget, Build, Calibration, Checkpoint, CheckpointFormat, Measurement, Verification
 from tubelet.spec.errors import ContractError
+from tubelet.spec.files import save_json
 from tubelet.spec.network import Network
 from tubelet.spec.pipeline import Crop, FullVideo, Normalisation, Resize, Sampler
 from tubelet.spec.protocol import ANY_CLIPS, ANY_FULL, Protocol, is_allowed, listed
-from tubelet.spec.strict import decode, digest, encode
+from tubelet.spec.strict import decode, digest
 
 __all__ = [
     "MANIFEST_FILE",
@@ -229,7 +230,4 @@ class Manifest:
 
     def save(self, bundle: Path) -> None:
         """Writes the manifest into a bundle's folder; who reads meanwhile sees the old one or the new one."""
-        text = json.dumps(encode(self), indent=2, ensure_ascii=False, allow_nan=False)
-        partial = bundle / f".{MANIFEST_FILE}.partial"
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(bundle / MANIFEST_FILE)
+        save_json(self, bundle / MANIFEST_FILE, indent=2)

@@ -12,7 +12,8 @@ from typing import Literal
 
 from tubelet.spec.engine import Precision
 from tubelet.spec.errors import ContractError, RecipeError
-from tubelet.spec.strict import decode, encode
+from tubelet.spec.files import save_json
+from tubelet.spec.strict import decode
 
 __all__ = ["BuildOptions", "CompatibleHardware", "Gpu", "Plan", "PlanStep", "Profile", "Shapes", "check_plan_fits"]
 
@@ -131,9 +132,7 @@ class Plan:
 
     def save(self, plan: Path) -> None:
         """Writes it beside a plan; who reads meanwhile sees the old one or the new one."""
-        partial = plan.with_name(f".{plan.name}.json.partial")
-        partial.write_text(json.dumps(encode(self), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(_beside(plan))
+        save_json(self, _beside(plan), indent=2)
 
 
 _AGAIN = "build it again: tubelet engine"

@@ -4,8 +4,9 @@ A typo in a recipe or a manifest must never become a number: unknown keys, missi
 errors that name the place (``recipe.resize.short_side_px``). Supported field types are those that JSON and TOML can
 hold: ``str``, ``int``, ``float`` (an int is accepted), ``bool``, ``Literal``, ``X | None``, ``tuple[X, ...]``,
 ``tuple[X, Y, Z]``, ``dict[str, X]``, other dataclasses, and unions of dataclasses whose first field, a ``Literal``,
-says which one it is. TOML has no null, and a key that is left out is an error: a recipe says ``"none"`` where
-``X | None`` is meant to be None (also where X is ``str``: a text cannot be the word none).
+says which one it is. TOML has no null, and a key that is left out is an error, unless its field was made by
+`optional`: a recipe says ``"none"`` where ``X | None`` is meant to be None (also where X is ``str``: a text cannot be
+the word none).
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from tubelet.spec.errors import RecipeError
 
-__all__ = ["canonical_json", "decode", "digest", "encode"]
+__all__ = ["canonical_json", "decode", "digest", "encode", "optional"]
 
 T = TypeVar("T")
 
 NONE = "none"
+_OPTIONAL = "tubelet.optional"
 
 
 def decode(cls: type[T], data: object, *, where: str) -> T:
@@ -43,13 +45,20 @@ def decode(cls: type[T], data: object, *, where: str) -> T:
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     if unknown := sorted(set(data) - set(names)):
         raise RecipeError("bad_recipe", f"{where} has unknown keys {', '.join(unknown)}; it has {', '.join(names)}")
-    if missing := [name for name in names if name not in data]:
+    needed = {field.name for field in dataclasses.fields(cls) if _OPTIONAL not in field.metadata}  # type: ignore[arg-type]
+    if missing := [name for name in names if name in needed - set(data)]:
         raise RecipeError("bad_recipe", f"{where} lacks {', '.join(missing)}")
-    values = {name: _decode_value(hints[name], data[name], f"{where}.{name}") for name in names}
+    values = {name: _decode_value(hints[name], data[name], f"{where}.{name}") for name in names if name in data}
     try:
         return cls(**values)
     except ValueError as exc:
         raise RecipeError("bad_recipe", f"{where}: {exc}") from exc
+
+
+def optional(default: T) -> T:
+    """A dataclass field whose key may be left out; nothing that changes a model's numbers is one."""
+    field: T = dataclasses.field(default=default, metadata={_OPTIONAL: True})
+    return field
 
 
 def encode(value: Any) -> Any:
