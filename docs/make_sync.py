@@ -28,8 +28,10 @@ WORDS = {
     "an ``async with``": "a ``with``",
     "the event loop that first": "the process that first",
     "Cancelling a task that waits for an answer cancels": "Ctrl-C while it waits for an answer cancels",
+    "Awaitable[_T]": "_T",
+    "import Awaitable, Callable": "import Callable",
 }
-"""In docstrings, where unasync changes nothing."""
+"""In docstrings, where unasync changes nothing, and what is more than a name."""
 
 
 def make(out: Path) -> None:

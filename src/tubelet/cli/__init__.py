@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from tubelet import __version__
-from tubelet.cli import asking, bundles, evaluating, models, scoring, serving
+from tubelet.cli import asking, bundles, evaluating, loading, models, scoring, serving
 from tubelet.spec.errors import TubeletError
 
 __all__ = ["main"]
@@ -22,6 +22,7 @@ _EXTRA_OF = {
     "score": "archive",
     "evaluate": "evaluate",
     "compare": "evaluate",
+    "loadtest": "loadtest",
 }
 """What to install where a command lacks a package; all others need ``clients``."""
 
@@ -64,6 +65,7 @@ for _command in (
     scoring.score,
     evaluating.evaluate,
     evaluating.compare,
+    loading.loadtest,
     serving.doctor,
 ):
     main.add_command(_command)

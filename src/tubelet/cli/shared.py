@@ -22,6 +22,7 @@ __all__ = [
     "print_json",
     "server_options",
     "storage_option",
+    "trust_options",
 ]
 
 _C = TypeVar("_C", bound=Callable[..., Any])
@@ -92,9 +93,14 @@ def server_options(*, several: bool = False) -> Callable[[_C], _C]:
     )
 
     def add(command: _C) -> _C:
-        return url(_HEADER(_CA_FILE(command)))
+        return url(trust_options(command))
 
     return add
+
+
+def trust_options(command: _C) -> _C:
+    """Adds the options that say what a server is shown, and whom to trust: ``headers``, ``ca_file``."""
+    return _HEADER(_CA_FILE(command))
 
 
 def _concurrency(context: click.Context, option: click.Parameter, text: str) -> int | None:

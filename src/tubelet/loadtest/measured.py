@@ -142,7 +142,7 @@ class ProcessFigures:
     """One process of the server."""
 
     name: str
-    """``tritonserver``, ``tubelet serve``, or of a step the model's name, with ``#2`` and so on where it has several."""
+    """``tritonserver``, ``tubelet serve``, or of a step its model, with ``#2`` and so on where there are several."""
     pid: int
     cpu_cores: float
     """Mean number of cores kept busy."""
@@ -318,6 +318,13 @@ class Result:
     measurement: Measurement
     """Of the scenario's own rates; after a search, of the highest rate that keeps the promise."""
     search: SearchFigures | None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether anything was answered, and all that was promised was kept."""
+        if self.search is not None and self.search.highest_rate is None:
+            return False
+        return self.measurement.together.answered > 0 and all(it.kept for it in self.measurement.promised)
 
     def save(self, path: Path) -> None:
         """Writes it as JSON; who reads meanwhile sees the old file or the new one."""

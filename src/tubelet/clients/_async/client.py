@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 from types import TracebackType
-from typing import Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,8 @@ from tubelet.spec.manifest import Contract
 from tubelet.spec.tensors import WayIn
 
 __all__ = ["AsyncVideoClassifier"]
+
+_T = TypeVar("_T")
 
 
 class AsyncVideoClassifier:
@@ -110,7 +113,7 @@ class AsyncVideoClassifier:
             InvalidRequestError: ``bad_parameter``, the server does not tell this caller.
         """
         budget = Budget(self._timeouts.total_s)
-        return await self._attempts(budget)(self._names, budget)
+        return await self._try(self._names, budget)
 
     async def describe(self, model: str | None = None) -> ModelDescription:
         """What a model promises, and what the server accepts for it.
@@ -184,7 +187,7 @@ class AsyncVideoClassifier:
         choose_way(described.contract, way, with_features=with_features)
         make = partial(source_tensors, source, fps=fps, limits=described.limits)
         tensors = await async_in_thread(make) if is_to_be_read(source) else make()
-        return await self._attempts(budget)(self._answer, wishes, tensors, budget)
+        return await self._try(self._answer, wishes, tensors, budget)
 
     async def classify_features(
         self,
@@ -213,7 +216,7 @@ class AsyncVideoClassifier:
         choose_way(described.contract, "features")
         # No other contract has this way in.
         tensors = feature_tensors(features, positions, cast(Contract, described.contract))
-        return await self._attempts(budget)(self._answer, wishes, tensors, budget)
+        return await self._try(self._answer, wishes, tensors, budget)
 
     async def _answer(self, wishes: Wishes, tensors: tuple[Tensor, ...], budget: Budget) -> Classification:
         """One attempt."""
@@ -246,7 +249,7 @@ class AsyncVideoClassifier:
 
     async def _described(self, model: str | None, budget: Budget) -> ModelDescription:
         known = self._known.get(model)
-        return await self._attempts(budget)(self._read, model, budget) if known is None else known
+        return await self._try(self._read, model, budget) if known is None else known
 
     async def _read(self, model: str | None, budget: Budget) -> ModelDescription:
         """A model's description, from the server where it is not known yet."""
@@ -288,5 +291,11 @@ class AsyncVideoClassifier:
             raise foreign_error()
         return self._connection
 
-    def _attempts(self, budget: Budget) -> AsyncRetrying:
-        return AsyncRetrying(**retry_options(self._retries, budget, is_closed=lambda: self._is_closed))
+    async def _try(self, attempt: Callable[..., Awaitable[_T]], *arguments: Any) -> _T:
+        """Calls ``attempt``, whose last argument is the budget, as often as it is worth it."""
+        if self._retries.attempts == 1:
+            # Who asks thousands of times a second, and tries again by itself, does not pay for tenacity.
+            return await attempt(*arguments)
+        options = retry_options(self._retries, arguments[-1], is_closed=lambda: self._is_closed)
+        answer: _T = await AsyncRetrying(**options)(attempt, *arguments)
+        return answer

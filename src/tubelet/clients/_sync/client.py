@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ from tubelet.spec.manifest import Contract
 from tubelet.spec.tensors import WayIn
 
 __all__ = ["VideoClassifier"]
+
+_T = TypeVar("_T")
 
 
 class VideoClassifier:
@@ -111,7 +114,7 @@ class VideoClassifier:
             InvalidRequestError: ``bad_parameter``, the server does not tell this caller.
         """
         budget = Budget(self._timeouts.total_s)
-        return self._attempts(budget)(self._names, budget)
+        return self._try(self._names, budget)
 
     def describe(self, model: str | None = None) -> ModelDescription:
         """What a model promises, and what the server accepts for it.
@@ -185,7 +188,7 @@ class VideoClassifier:
         choose_way(described.contract, way, with_features=with_features)
         make = partial(source_tensors, source, fps=fps, limits=described.limits)
         tensors = sync_in_thread(make) if is_to_be_read(source) else make()
-        return self._attempts(budget)(self._answer, wishes, tensors, budget)
+        return self._try(self._answer, wishes, tensors, budget)
 
     def classify_features(
         self,
@@ -214,7 +217,7 @@ class VideoClassifier:
         choose_way(described.contract, "features")
         # No other contract has this way in.
         tensors = feature_tensors(features, positions, cast(Contract, described.contract))
-        return self._attempts(budget)(self._answer, wishes, tensors, budget)
+        return self._try(self._answer, wishes, tensors, budget)
 
     def _answer(self, wishes: Wishes, tensors: tuple[Tensor, ...], budget: Budget) -> Classification:
         """One attempt."""
@@ -247,7 +250,7 @@ class VideoClassifier:
 
     def _described(self, model: str | None, budget: Budget) -> ModelDescription:
         known = self._known.get(model)
-        return self._attempts(budget)(self._read, model, budget) if known is None else known
+        return self._try(self._read, model, budget) if known is None else known
 
     def _read(self, model: str | None, budget: Budget) -> ModelDescription:
         """A model's description, from the server where it is not known yet."""
@@ -289,5 +292,11 @@ class VideoClassifier:
             raise foreign_error()
         return self._connection
 
-    def _attempts(self, budget: Budget) -> Retrying:
-        return Retrying(**retry_options(self._retries, budget, is_closed=lambda: self._is_closed))
+    def _try(self, attempt: Callable[..., _T], *arguments: Any) -> _T:
+        """Calls ``attempt``, whose last argument is the budget, as often as it is worth it."""
+        if self._retries.attempts == 1:
+            # Who asks thousands of times a second, and tries again by itself, does not pay for tenacity.
+            return attempt(*arguments)
+        options = retry_options(self._retries, arguments[-1], is_closed=lambda: self._is_closed)
+        answer: _T = Retrying(**options)(attempt, *arguments)
+        return answer
