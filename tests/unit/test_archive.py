@@ -65,6 +65,41 @@ def test_the_event_loop_goes_on_while_the_ledger_writes(tmp_path: Path, monkeypa
     assert sorted(uris(tmp_path)) == [made_row(number).item.uri for number in range(NUM_ITEMS)]
 
 
+def test_one_thread_works_for_the_ledger_however_much_is_asked_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: dict[str, set[threading.Thread]] = {"add": set(), "find": set()}
+
+    def noting(name: str) -> Any:
+        act = getattr(Ledger, name)
+
+        def noted(ledger: Ledger, *values: Any) -> Any:
+            threads[name].add(threading.current_thread())
+            return act(ledger, *values)
+
+        return noted
+
+    async def asking(settings: Settings, items: AsyncIterable[Item], **wishes: Any) -> AsyncGenerator[Row]:
+        async def ask(number: int) -> None:
+            while True:
+                assert await wishes["find"](f"{NUM_ITEMS + number:064x}", made_row(number).item) is None
+                await asyncio.sleep(0)
+
+        others = [asyncio.create_task(ask(number)) for number in range(4)]
+        async for item in items:
+            yield row_of(item)
+        for other in others:
+            other.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    for name in threads:
+        monkeypatch.setattr(Ledger, name, noting(name))
+    asyncio.run(score_archive(source(), tmp_path, SETTINGS, scoring=asking))
+    beside = {name: found - {threading.main_thread()} for name, found in threads.items()}
+    assert len(beside["add"]) == 1
+    assert beside["find"] == beside["add"]
+
+
 def test_rows_that_wait_and_rows_that_are_written_are_found(tmp_path: Path) -> None:
     async def finding(settings: Settings, items: AsyncIterable[Item], **wishes: Any) -> AsyncGenerator[Row]:
         async for item in items:

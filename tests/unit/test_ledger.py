@@ -98,6 +98,78 @@ def test_unfinished_looks_again_for_every_batch(tmp_path: Path) -> None:
         assert [first, *left] == items(1100)
 
 
+@pytest.mark.parametrize("order", ["as written", "backwards", "shuffled", "from the middle"])
+def test_unfinished_finds_rows_in_whatever_order_they_were_written(tmp_path: Path, order: str) -> None:
+    listed = items(5200)
+    done = set(random.Random(5).sample(range(5000), 4900)) | set(range(1000, 4000))
+    asked = list(range(5200))
+    if order == "backwards":
+        asked.reverse()
+    elif order == "shuffled":
+        random.Random(6).shuffle(asked)
+    elif order == "from the middle":
+        asked = asked[2500:] + asked[:2500]
+    with Ledger.open(tmp_path, RUN) as ledger:
+        # As a run does: roughly as listed, with some far behind.
+        written = sorted(done, key=lambda number: number + random.Random(number).choice((0, 50, 3000)))
+        ledger.add([made_row(number) for number in written])
+        assert list(ledger.unfinished(listed[k] for k in asked)) == [listed[k] for k in asked if k not in done]
+
+
+def test_rows_in_the_order_of_the_list_are_read_and_not_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+    asked: list[str] = []
+
+    def traced(*values: Any, **named: Any) -> sqlite3.Connection:
+        db = connect(*values, **named)
+        db.set_trace_callback(asked.append)
+        return db
+
+    monkeypatch.setattr(sqlite3, "connect", traced)
+    with Ledger.open(tmp_path, RUN) as ledger:
+        ledger.add([made_row(number ^ 63) for number in range(4096)])
+        asked.clear()
+        assert list(ledger.unfinished(items(4096))) == []
+    assert [" IN " in text for text in asked if text.startswith("SELECT")] == [False] * 5
+
+
+def looked_up(folder: Path, answers: Connection) -> None:
+    """In a process of its own: what memory grows by, in bytes, with looks at all of a large ledger."""
+
+    def own_bytes() -> int:
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("RssAnon:")[2].split()[0])
+
+    with Ledger.open(folder, RUN) as ledger:
+        before = own_bytes()
+        answers.send(sum(1 for _ in ledger.unfinished(made_row(number).item for number in range(20_000))))
+        answers.send(own_bytes() - before)
+
+
+def test_memory_does_not_grow_with_the_ledger(tmp_path: Path) -> None:
+    Ledger.open(tmp_path, RUN).close()
+    with sqlite3.connect(tmp_path / "ledger.sqlite") as db:
+        # Long keys make a ledger of some 40 MB from few rows.
+        db.execute(
+            "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers LIMIT 40000) "
+            "INSERT INTO items (key) SELECT randomblob(400) FROM numbers"
+        )
+        db.execute("UPDATE counts SET done = 40000")
+        db.execute("INSERT INTO parts VALUES (0, 1, 40000, 1)")
+    db.close()
+    (tmp_path / part_name(0)).write_bytes(b"x")
+    here, there = SERVED.Pipe(duplex=False)
+    child = SERVED.Process(target=looked_up, args=(tmp_path, there))
+    child.start()
+    there.close()
+    assert here.recv() == 20_000
+    assert here.recv() < 12 << 20
+    child.join()
+    assert child.exitcode == 0
+
+
 def test_the_same_bytes_are_found_before_and_after_they_are_in_a_part(tmp_path: Path) -> None:
     row = made_row(5, logits=np.arange(4, dtype=np.float32), item=Item("/odd/\udcff", 1.0, 2.5))
     assert row.content_sha256 is not None

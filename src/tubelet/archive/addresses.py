@@ -74,7 +74,8 @@ def resolve(address: str, folder: str) -> str:
     if address[0] != "/" and is_url(folder):
         root = folder.partition("://")[0] + "://"
         return root + posixpath.normpath(posixpath.join(folder[len(root) :], address))
-    path = os.path.normpath(os.path.join(folder, address))  # noqa: PTH118  millions of them
+    # Millions of them, and most are absolute.
+    path = os.path.normpath(address if address[0] == "/" else os.path.join(folder, address))  # noqa: PTH118
     return path[1:] if path.startswith("//") else path
 
 

@@ -19,6 +19,8 @@ __all__ = ["connect", "transaction", "translated"]
 APPLICATION_ID = 0x7475626C
 """``tubl``: tells a ledger from other SQLite files."""
 VERSION = 1
+_CACHE_KIB = 4 * 1024
+"""Of pages that SQLite keeps. Keys are hashes: a larger cache fills up with the rows, and the system has its own."""
 
 _TABLES = """
 CREATE TABLE run (description TEXT NOT NULL);
@@ -63,7 +65,7 @@ def connect(path: Path, run: Run) -> sqlite3.Connection:
             )
         # The journal's kind lies in the file; how commits are made sure of does not.
         db.execute("PRAGMA synchronous = FULL")
-        db.execute(f"PRAGMA cache_size = {-64 * 1024}")
+        db.execute(f"PRAGMA cache_size = {-_CACHE_KIB}")
         _check_run(path.parent, json.loads(db.execute("SELECT description FROM run").fetchone()[0]), encode(run))
     except BaseException:
         db.close()

@@ -52,6 +52,8 @@ class Ledger:
         self._folder_lock, self._db = lock, db
         self._turn = threading.RLock()
         self._reader = PartReader(folder)
+        self._near = 0
+        """Number of a row: those of the items that are asked for next tend to lie in the ``2 * _BATCH`` behind it."""
 
     @classmethod
     def open(cls, folder: Path, run: Run, *, part_rows: int = 10_000) -> Ledger:
@@ -91,13 +93,9 @@ class Ledger:
         rest = iter(items)
         while batch := list(islice(rest, _BATCH)):
             by_key = {item.key: item for item in batch}
-            marks = ",".join("?" * len(by_key))
             with self._at_work():
-                found = self._db.execute(f"SELECT key FROM items WHERE key IN ({marks})", list(by_key)).fetchall()
-            if len(found) < len(by_key):
-                for (key,) in found:
-                    del by_key[key]
-                yield from by_key.values()
+                self._take_done_out(by_key)
+            yield from by_key.values()
 
     def find(self, content_sha256: str, item: Item) -> Row | None:
         """The row of an earlier item of the same bytes and the same part, as it stands there; see `Row.copy_for`.
@@ -164,6 +162,24 @@ class Ledger:
     def _at_work(self) -> Iterator[None]:
         with self._turn, translated(self._folder):
             yield
+
+    def _take_done_out(self, by_key: dict[bytes, Item]) -> None:
+        """Leaves what is not done yet.
+
+        Rows lie roughly in the order of the list, and to read some neighbours takes a quarter of the time of finding
+        as many keys, which are spread over the whole index.
+        """
+        near = self._db.execute(
+            "SELECT id, key FROM items WHERE id BETWEEN ? AND ? + ?", (self._near, self._near, 2 * _BATCH)
+        )
+        ids = [row_id for row_id, key in near if by_key.pop(key, None) is not None]
+        if by_key:
+            marks = ",".join("?" * len(by_key))
+            for row_id, key in self._db.execute(f"SELECT id, key FROM items WHERE key IN ({marks})", list(by_key)):
+                del by_key[key]
+                ids.append(row_id)
+        if ids:
+            self._near = sorted(ids)[len(ids) // 2]
 
     def _insert(self, row: Row) -> None:
         content = None

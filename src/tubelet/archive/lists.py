@@ -72,7 +72,7 @@ class ListFile:
                 return None
             if self._extension == ".csv":
                 with io.TextIOWrapper(file, "latin-1", newline="") as text:
-                    return max(0, sum(1 for row in csv.reader(text) if row) - 1)
+                    return max(0, sum(map(bool, csv.reader(text))) - 1)
             return sum(1 for line in file if not line.isspace())
 
     def _entries(self, file: BinaryIO) -> Generator[tuple[int, _Entry], None, None]:

@@ -144,7 +144,8 @@ class PartReader:
             for group in range(part.num_row_groups):
                 rows = part.metadata.row_group(group).num_rows
                 if place < first + rows:
-                    return group, first, part.read_row_group(group)
+                    # In this thread: each of a pool's threads would keep memory.
+                    return group, first, part.read_row_group(group, use_threads=False)
                 first += rows
         raise ContractError("contract_mismatch", f"{path} has {first} rows, row {place} was written into it")
 

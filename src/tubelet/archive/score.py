@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing
 from itertools import islice
 from pathlib import Path
@@ -93,7 +94,7 @@ async def score_archive(
                 await _run(_unfinished(source, ledger, stopping), settings, book, stopping, scoring)
         finally:
             # Also what came before the run broke down is worth keeping.
-            book.save_rest()
+            book.close()
             ledger.flush()
         counts = ledger.counts()
         return Summary(
@@ -112,6 +113,7 @@ class _Book:
     """Takes rows, and writes them into the ledger some at a time; knows those that wait.
 
     They are written in a thread: a part that becomes full takes the ledger half a second, and requests go on meanwhile.
+    It is always the same one, since each thread that has written a part keeps some of the memory for its next.
     """
 
     def __init__(self, ledger: Ledger, watchers: Sequence[Watcher]) -> None:
@@ -119,6 +121,7 @@ class _Book:
         self.watchers = watchers
         self._ledger = ledger
         self._saving = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._waiting: list[Row] = []
         self._by_content: dict[Identity, Row] = {}
         self._since_s = 0.0
@@ -145,21 +148,23 @@ class _Book:
             return waiting
         if not self._saving.locked():
             return self._ledger.find(content_sha256, item)  # quicker than the way to a thread
-        return await asyncio.to_thread(self._ledger.find, content_sha256, item)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._ledger.find, content_sha256, item)
 
     async def save_old(self) -> None:
         """Saves what has waited long enough."""
         if self._waiting and time.monotonic() - self._since_s >= _MOST_WAITING_S:
             await self._save()
 
-    def save_rest(self) -> None:
-        """Saves all that waits, before this returns; what a thread is saving still may be among it."""
+    def close(self) -> None:
+        """Saves all that waits, before this returns."""
+        self._thread.shutdown(cancel_futures=True)
         self._ledger.add(self._waiting)
 
     async def _save(self) -> None:
         async with self._saving:
             rows = self._waiting.copy()
-            await asyncio.to_thread(self._ledger.add, rows)
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._ledger.add, rows)
             # Others have come meanwhile. What is durable is found there from now on.
             del self._waiting[: len(rows)]
             self._since_s = time.monotonic()

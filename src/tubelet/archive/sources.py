@@ -46,12 +46,12 @@ class Source:
             StorageError: the storage does not answer at the moment.
             MachineError: ``missing``, a package or credentials that this kind of address needs.
         """
-        empty = True
-        for item in self._read():
-            empty = False
-            yield item
-        if empty:
+        items = self._read()
+        first = next(items, None)
+        if first is None:
             raise InvalidRequestError("bad_input", f"no video was found; looked for {self.looked_for}")
+        yield first
+        yield from items
 
     def count(self) -> int | None:
         """How many items there are, where that is cheap to tell."""
