@@ -7,7 +7,7 @@ VIDEO  ?=
 # The demo models, one of each family.
 MODELS := motion motion_vtn motion_vidtr motion_cvidtr
 
-.PHONY: help venv demo demo-model repository accuracy bench test check format generate clean
+.PHONY: help venv demo demo-model repository accuracy loadtest bench test check format generate clean
 help:
 	@echo "make demo [VIDEO=path]   install, export, serve, classify, stop"
 	@echo "make test                all tests that need no GPU"
@@ -15,6 +15,7 @@ help:
 	@echo "make repository          write model_repository/ for the demo models"
 	@echo "make demo-model          make the demo's data and train a model of it again (MODEL=vtn)"
 	@echo "make accuracy            top-1 of the demo models on 480 clips never trained on"
+	@echo "make loadtest            load the demo models, SCENARIO=file.toml for another load than a short one"
 	@echo "make generate            write what is generated and committed: the blocking client, docs/cli.md"
 	@echo "make bench               measure the numbers of the README's table"
 
@@ -49,6 +50,11 @@ accuracy: repository
 	$(BIN)/python -m tubelet.demo.clips --split evaluation --seed 2 --count 480 --out build/evaluation
 	$(BIN)/tubelet serve --http-port 0 --grpc-port 0 --metrics-port 0 -- sh -e -c 'for model in $(MODELS); do \
 	  $(BIN)/python benchmarks/accuracy.py --model $$model build/evaluation/labels.csv; done'
+
+# A scenario names the address itself: the ports are those of `tubelet serve`.
+SCENARIO ?= loadtest/scenarios/smoke.toml
+loadtest: repository
+	$(BIN)/tubelet serve -- $(BIN)/tubelet loadtest $(SCENARIO) --out build/loadtest
 
 # What make bench measures against; the first run also exports full-size networks into build/bench.
 $(VENV)/ready-bench: $(VENV)/ready

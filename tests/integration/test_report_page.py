@@ -1,4 +1,4 @@
-"""The pages of `tubelet evaluate` in a real browser."""
+"""The pages of `tubelet evaluate` and `tubelet loadtest` in a real browser."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Literal
 import pytest
 from chromium import PROGRAM, Page, chromium
 
+import loads
 from evaluations import class_names, comparison, evaluation, multi_label, single_label
 from tubelet.evaluation.report import render_comparison, render_evaluation
+from tubelet.loadtest.report import render_comparison as render_compared_loads
+from tubelet.loadtest.report import render_report
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium")
 
@@ -26,6 +29,11 @@ PAGES = {
     ),
     "several labels": lambda: render_evaluation(evaluation(multi_label("things", class_names(157)))),
     "comparison": lambda: render_comparison(comparison(class_names(60))),
+    "search for a rate": lambda: render_report(
+        loads.result(side=loads.server(gpus=True), promised=loads.KEPT, search=loads.search())
+    ),
+    "mixed load": lambda: render_report(loads.mixed()),
+    "two loads": lambda: render_compared_loads(loads.comparison(loads.figure("p50"), loads.figure("errors", 0.1, 0.3))),
 }
 PAPER = {"light": "rgb(255, 255, 255)", "dark": "rgb(19, 23, 28)"}
 

@@ -93,8 +93,9 @@ def test_a_video_comes_back_as_labels(triton: ScriptedTriton) -> None:
 def test_the_wishes_travel_as_parameters(triton: ScriptedTriton) -> None:
     with VideoClassifier(triton.url, model="demo") as classifier:
         classifier.classify(LEFT, protocol="4x3", start_s=1.5, end_s=2.25, deadline_s=7.5, top=99)
-    (request,) = triton.requests
-    sent = {name: value.string_param for name, value in request.parameters.items() if name != "timeout"}
+        classifier.classify(LEFT, priority="archive")
+    request, can_wait = triton.requests
+    sent = {name: value.string_param for name, value in request.parameters.items() if value.HasField("string_param")}
     assert {name: value if name == "protocol" else float(value) for name, value in sent.items()} == {
         "protocol": "4x3",
         "start_s": 1.5,
@@ -102,6 +103,7 @@ def test_the_wishes_travel_as_parameters(triton: ScriptedTriton) -> None:
         "deadline_ms": pytest.approx(7500, abs=500),  # what is left of it
     }
     assert request.parameters["timeout"].int64_param == pytest.approx(float(sent["deadline_ms"]) * 1000, abs=1)
+    assert [asked.parameters["priority"].uint64_param for asked in (request, can_wait)] == [1, 2]
     asked = {output.name: output.parameters["classification"].int64_param for output in request.outputs}
     assert asked.pop("PROBABILITIES") == contract().num_classes
     assert set(asked) == {"LOGITS", "VIEW_LOGITS", "FRAME_TIMES", "CLIP_SPANS", "REPORT"}
@@ -173,7 +175,7 @@ def test_features_come_and_go(any_length: ScriptedTriton) -> None:
         ("POSITIONS", "INT32", [1, 10]),
     ]
     assert third.raw_input_contents[:] == [FEATURES.tobytes(), POSITIONS.tobytes()]
-    assert set(third.parameters) == {"deadline_ms", "timeout"}
+    assert set(third.parameters) == {"deadline_ms", "priority", "timeout"}
     assert (again.frame_times, again.clip_spans) == (None, None)
 
 

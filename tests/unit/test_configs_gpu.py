@@ -183,7 +183,7 @@ def test_the_encoder_and_what_feeds_it(
     assert policy.max_queue_size == 128 + 2 * processes
     for step in ("small_sample", "small_encoder"):
         batching = configs[step].dynamic_batching
-        assert (batching.priority_levels, batching.default_priority_level) == (2, 2)
+        assert (batching.priority_levels, batching.default_priority_level) == (2, 1)
     assert of(configs["small_sample"])["decoder"] == "nvdec"
     assert of(configs["small_sample"])["target"] == of(configs["small_report"])["target"] == "gpu"
 

@@ -43,7 +43,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The step's module, with Triton's own, which exists in its processes only, made up."""
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", MagicMock())
     yield importlib.import_module(STEP)
-    for name in (STEP, "tubelet.server.steps.base", "tubelet.server.metrics"):
+    for name in (STEP, "tubelet.server.steps.backlog", "tubelet.server.steps.base", "tubelet.server.metrics"):
         sys.modules.pop(name, None)
 
 

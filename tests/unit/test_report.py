@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,63 +23,16 @@ from tubelet.evaluation.figures import (
     draw_confusion,
     draw_intervals,
     draw_reliability,
-    shortened,
 )
 from tubelet.evaluation.intervals import proportion
 from tubelet.evaluation.report import render_comparison, render_evaluation
 from tubelet.evaluation.result import Accuracy, Evaluation, SingleLabelResult
 from tubelet.evaluation.sections import single_label_section
+from tubelet.pages.names import shortened
+from webpages import Reader
 
 TESTS = Path(__file__).parents[1]
 STYLE = (TESTS.parent / "src/tubelet/pages/templates/page.css").read_text(encoding="utf-8")
-VOID = {"meta", "link"}
-
-
-class Reader(HTMLParser):
-    """What a page holds: its elements with attributes, and its tables as text."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.tables: dict[str, list[list[str]]] = {}
-        self.text = ""
-        self._open: list[str] = []
-        self._rows: list[list[str]] = []
-        self._caption = ""
-        self.feed(page)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in VOID:
-            self._open.append(tag)
-        if tag == "table":
-            self._rows, self._caption = [], ""
-        elif tag == "tr":
-            self._rows.append([])
-        elif tag in ("td", "th"):
-            self._rows[-1].append("")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-        if tag == "table":
-            self.tables[self._caption] = self._rows
-
-    def handle_data(self, data: str) -> None:
-        inside = self._open[-1] if self._open else ""
-        if inside != "style":
-            self.text += data
-        if "caption" in self._open:
-            self._caption += data
-        elif {"td", "th"} & set(self._open):
-            self._rows[-1][-1] += data.replace("\N{NO-BREAK SPACE}", " ")
-
-    def all(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def whole(*, failed: int = 3, classes: int = 8) -> Evaluation:

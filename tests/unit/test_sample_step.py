@@ -21,7 +21,7 @@ from tubelet.spec.manifest import Contract
 from tubelet.spec.tensors import step_tensors
 
 STEPS = "tubelet.server.steps"
-NAMES = ("sample", "units", "chunks", "temporal", "average", "report", "answers", "videos", "base")
+NAMES = ("sample", "units", "chunks", "temporal", "average", "report", "answers", "videos", "backlog", "base")
 MODULES = (*(f"{STEPS}.{name}" for name in NAMES), "tubelet.server.metrics")
 DTYPES = {"UINT8": np.uint8, "INT32": np.int32, "FP32": np.float32, "FP64": np.float64, "BYTES": np.object_}
 OVER = 1e-9
@@ -44,7 +44,7 @@ def make_step(triton: MagicMock) -> Callable[..., Any]:
 
     def make(contract: Contract, name: str = "sample", limits: Limits | None = None) -> Any:
         step = importlib.import_module(f"{STEPS}.{name}").TritonPythonModel()
-        step.contract, step.limits, step.metrics = contract, limits or Limits(), MagicMock()
+        step.contract, step.limits, step.metrics, step.backlog = contract, limits or Limits(), MagicMock(), MagicMock()
         return step
 
     return make

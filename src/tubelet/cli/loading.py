@@ -71,22 +71,25 @@ def _test(
     from tubelet.clients import Tls
     from tubelet.clients.display import printable
     from tubelet.loadtest.progress import LoadProgress
+    from tubelet.loadtest.running import event_loop
     from tubelet.loadtest.scenario import load_scenario
     from tubelet.loadtest.session import Session
     from tubelet.loadtest.words import describe_result, summarise
 
+    scenario = load_scenario(path)
     with LoadProgress(sys.stderr) as progress:
         session = Session(
-            scenario=load_scenario(path),
+            scenario=scenario,
             folder=path.parent,
             command=shlex.join(["tubelet", *sys.argv[1:]]),
             with_search=search,
             headers=headers,
-            tls=Tls(ca_file=ca_file),
+            tls=None if ca_file is None else Tls(ca_file=ca_file),
             on_tick=progress.tick,
             on_trial=progress.trial,
         )
-        result = asyncio.run(_run(session))
+        with asyncio.Runner(loop_factory=lambda: event_loop(scenario.url)) as runner:
+            result = runner.run(_run(session))
     if as_json:
         print_json(summarise(result))
     else:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tubelet.clients.wire import check_text, request_parameters
 from tubelet.spec.errors import InvalidRequestError
+from tubelet.spec.priorities import DEFAULT_PRIORITY, PRIORITIES, Priority
 from tubelet.spec.tensors import DataType, WayIn
 
 __all__ = ["GRACE_S", "Answer", "Call", "ServedConfig", "Tensor", "Wishes"]
@@ -53,12 +54,17 @@ class Wishes:
     end_s: float | None = None
     deadline_s: float | None = None
     with_features: bool = False
+    priority: Priority = DEFAULT_PRIORITY
 
     def __post_init__(self) -> None:
         if not isinstance(self.top, Integral) or self.top < 1:
             raise InvalidRequestError("bad_parameter", f"top must be a whole number, at least 1, got {self.top!r}")
         check_text("model", self.model)
         check_text("protocol", self.protocol)
+        if self.priority not in tuple(PRIORITIES):
+            raise InvalidRequestError(
+                "bad_parameter", f"priority must be interactive or archive, got {self.priority!r}"
+            )
         self.parameters(self.deadline_s)
 
     def parameters(self, deadline_s: float | None) -> dict[str, str]:
@@ -79,6 +85,8 @@ class Call:
 
     deadline_s: float
     """How long the answer is worth having; the server is told so, in its parameters and as Triton's own timeout."""
+    priority: int = 0
+    """Triton's: 1 goes first; 0: as the server thinks fit."""
 
     @property
     def timeout_us(self) -> int:

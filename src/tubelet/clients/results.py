@@ -20,7 +20,7 @@ from tubelet.spec.errors import ContractError
 from tubelet.spec.manifest import Contract
 from tubelet.spec.strict import encode
 
-__all__ = ["AS_LABELS", "Classification", "Label", "Report", "read_classification"]
+__all__ = ["AS_LABELS", "Classification", "Label", "Report", "read_classification", "read_report"]
 
 _Number = TypeVar("_Number", np.float32, np.int32)
 
@@ -160,7 +160,7 @@ def read_classification(
         features=_floats(answer, "FEATURES", (None, None, None)) if "FEATURES" in asked else None,
         positions=_numbers(answer, "POSITIONS", (None, None), np.int32) if "POSITIONS" in asked else None,
         product=product_labels,
-        report=_report(answer, _digest_of(contract)),
+        report=read_report(answer, _digest_of(contract)),
         round_trip_ms=round_trip_ms,
     )
 
@@ -210,7 +210,16 @@ def _digest_of(contract: Contract | EnsembleContract) -> str:
     return contract.digest
 
 
-def _report(answer: Answer, digest: str) -> Report:
+def read_report(answer: Answer, digest: str) -> Report:
+    """Reads an answer's REPORT alone.
+
+    Args:
+        answer: with the tensor REPORT.
+        digest: of the contract by which it must have been made.
+
+    Raises:
+        ContractError: there is none, it cannot be read, or another contract made the answer.
+    """
     text = answer.as_numpy("REPORT")
     if text is None:
         raise _unfit("lacks REPORT")

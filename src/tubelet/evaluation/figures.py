@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from tubelet.pages.names import shortened
 from tubelet.pages.svg import ACCENT, OTHER, QUIET, canvas, to_svg
 
 __all__ = [
@@ -22,7 +23,6 @@ __all__ = [
     "draw_confusion",
     "draw_intervals",
     "draw_reliability",
-    "shortened",
 ]
 
 _FEW = 40
@@ -54,12 +54,6 @@ class Step:
     low: float
     high: float
     count: int
-
-
-def shortened(name: str, most: int = 22) -> str:
-    """A name that fits beside an axis, on one line and of letters only."""
-    clean = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
-    return clean if len(clean) <= most else clean[: most - 1] + "…"
 
 
 def draw_intervals(bars: Sequence[Bar], *, name: str) -> Markup:

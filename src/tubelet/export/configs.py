@@ -10,6 +10,7 @@ from tubelet.spec.engine import Mode, Running, Target
 from tubelet.spec.ensemble import EnsembleContract
 from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Contract, Manifest
+from tubelet.spec.priorities import DEFAULT_PRIORITY, PRIORITIES
 from tubelet.spec.strict import canonical_json
 from tubelet.spec.tensors import CHAINS, Signature, Step, TensorSpec, WayIn, combine_tensors, step_tensors, ways_in
 
@@ -24,6 +25,7 @@ __all__ = [
     "ensemble_configs",
     "model_configs",
     "python_config",
+    "rank_requests",
     "tensor_input",
     "tensor_output",
     "warm_with_video",
@@ -102,11 +104,12 @@ def _step_config(step: Step, manifest: Manifest, limits: Limits, running: Runnin
         config.parameters["largest_batch"].string_value = str(largest_batch)
     if step in ("sample", "chunks"):
         bound_queue(config, limits)
+        rank_requests(config)
     if step == "sample":
         warm_with_video(config)
     if step == "encoder":
         config.max_batch_size = limits.max_units
-        config.dynamic_batching.SetInParent()
+        rank_requests(config)
         warmup = config.model_warmup.add(name="first_request")
         warmup.batch_size = min(contract.units_per_clip, largest_batch)
         for spec in step_tensors(contract)[step][0]:
@@ -137,6 +140,15 @@ def bound_queue(config: pb.ModelConfig, limits: Limits) -> None:
     policy.default_timeout_microseconds = int(limits.default_deadline_s * 1e6)
     policy.allow_timeout_override = True
     policy.max_queue_size = limits.queue_size
+
+
+def rank_requests(config: pb.ModelConfig) -> None:
+    """Each priority has a queue of its own, of the size that the policy says; the next is served when it is empty.
+
+    Triton hands the priority of a request to the steps of an ensemble; requests that a step sends have the default's.
+    """
+    config.dynamic_batching.priority_levels = len(PRIORITIES)
+    config.dynamic_batching.default_priority_level = PRIORITIES[DEFAULT_PRIORITY]
 
 
 def warm_with_video(config: pb.ModelConfig) -> None:

@@ -18,6 +18,7 @@ from tubelet.export.configs import (
     chain_config,
     ensemble_configs,
     python_config,
+    rank_requests,
     tensor_input,
     tensor_output,
     warm_with_video,
@@ -27,6 +28,7 @@ from tubelet.spec.engine import Mode, Running, graph_file
 from tubelet.spec.ensemble import EnsembleContract
 from tubelet.spec.limits import Limits
 from tubelet.spec.plan import BuildOptions, PlanStep, Profile
+from tubelet.spec.priorities import PRIORITIES
 from tubelet.spec.repository import ENGINE_FOLDER
 from tubelet.spec.strict import canonical_json
 from tubelet.spec.tensors import GRAPH_STEPS, Step, TensorSpec, WayIn, step_tensors, ways_in
@@ -40,9 +42,6 @@ __all__ = [
     "model_file",
     "most_waiting",
 ]
-
-PRIORITIES = 2
-"""1: somebody waits for the answer; 2, the default: nobody does, an archive is scored."""
 
 _CALLBACKS = 8
 """Threads in which Triton hands tensors on from step to step, and calls that wait for one. With no more room in a step,
@@ -84,7 +83,7 @@ def model_file(step: PlanStep | Step, running: Running) -> str:
 
 def most_waiting(limits: Limits, mode: Mode) -> int:
     """Requests that one step has at a time, waiting and running: what the queue of the first step lets in."""
-    return max(PRIORITIES * limits.queue_size + 2 * SAMPLE_PROCESSES[mode], 2 * _CALLBACKS)
+    return max(len(PRIORITIES) * limits.queue_size + 2 * SAMPLE_PROCESSES[mode], 2 * _CALLBACKS)
 
 
 def _limits_of(way: WayIn, model: GpuModel) -> Limits:
@@ -111,7 +110,7 @@ def _step_config(step: Step, model: GpuModel) -> pb.ModelConfig:
     if step in ("sample", "chunks"):
         config.parameters["decoder"].string_value = model.decoder
         bound_queue(config, model.limits)
-        _rank(config)
+        rank_requests(config)
     if step == "sample":
         warm_with_video(config)
     if step == "chunks":
@@ -124,7 +123,7 @@ def _encoder_config(model: GpuModel) -> pb.ModelConfig:
     config = _on_card("encoder", model, count=INSTANCES[model.running.mode])
     config.max_batch_size = model.largest_batch
     bound_queue(config, model.limits)
-    _rank(config)
+    rank_requests(config)
     config.dynamic_batching.default_queue_policy.max_queue_size = most_waiting(model.limits, model.running.mode)
     # A batch of the size that kernels were chosen for goes as it is. The size of one view is not preferred: of views
     # that wait together, each would be run by itself.
@@ -168,12 +167,6 @@ def _on_card(step: Step, model: GpuModel, *, count: int) -> pb.ModelConfig:
         config.backend = "onnxruntime"
     config.parameters["contract_digest"].string_value = contract.digest
     return config
-
-
-def _rank(config: pb.ModelConfig) -> None:
-    """Each priority has a queue of its own, of the size that the policy says."""
-    config.dynamic_batching.priority_levels = PRIORITIES
-    config.dynamic_batching.default_priority_level = PRIORITIES
 
 
 def _use_profiles(config: pb.ModelConfig, profiles: Sequence[Profile]) -> None:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tubelet.loadtest.scenario import Priority, Scenario
+from tubelet.loadtest.scenario import Scenario
 from tubelet.spec.errors import InvalidRequestError, RecipeError
 from tubelet.spec.files import save_json
+from tubelet.spec.priorities import Priority
 from tubelet.spec.strict import decode
 
 __all__ = [
@@ -89,7 +90,7 @@ class KindFigures:
     units: int
     """Encoded for all answers."""
     bytes_sent: int
-    """Of videos."""
+    """Of the videos that were answered."""
     latency: Latency
     failure_latency: Latency
     """The same of those that ended in an error."""
@@ -201,7 +202,7 @@ class GeneratorFigures:
     """How well the load was made: whether the other figures can be believed."""
 
     lag: Latency
-    """From the moment a request was due until it was sent."""
+    """From the moment a request of an open loop was due until it was sent."""
     cpu_cores: float
     """Mean number of cores that the generator itself kept busy."""
     is_on_time: bool
@@ -231,7 +232,7 @@ class Measurement:
     offered_rate: float
     """Requests a second that became due."""
     rate: float
-    """Answers a second, errors not counted."""
+    """Answers a second that came in the measured time, whenever they were asked for; errors not counted."""
     views_rate: float
     units_rate: float
     warm_up_errors: dict[str, int]
@@ -281,7 +282,9 @@ class SearchFigures:
     """The highest rate tried that keeps the promise; None: even the least rate breaks it."""
     broken_rate: float | None
     """The lowest rate tried above it that breaks it; None: even the highest rate of the scenario keeps it."""
-    limited_by: Literal["promise", "range", "generator"]
+    limited_by: Literal["promise", "range", "generator", "interrupted"]
+    """What breaks the next rate; ``range``: nothing up to the scenario's highest; ``interrupted``: the search was ended
+    before it knew."""
     trials: tuple[Trial, ...]
     """In the order of time."""
     curve: tuple[CurvePoint, ...]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from tubelet.spec.errors import RecipeError, ScenarioError
+from tubelet.spec.priorities import Priority
 from tubelet.spec.strict import decode, digest, optional
 
 __all__ = [
@@ -19,7 +20,6 @@ __all__ = [
     "Bursts",
     "Closed",
     "Folder",
-    "Priority",
     "RequestKind",
     "Scenario",
     "Search",
@@ -34,7 +34,6 @@ __all__ = [
 ]
 
 Spacing = Literal["constant", "poisson"]
-Priority = Literal["interactive", "archive"]
 
 MOST_S, MOST_REQUESTS, MOST_IN_FLIGHT = 24 * 3600.0, 10_000_000, 10_000
 
@@ -225,9 +224,11 @@ def _check(scenario: Scenario) -> None:
         raise _unfit("warm_up_s", f"from 0 to {MOST_S:g}", scenario.warm_up_s)
     for stream, kind in scenario.kinds:
         _within(f"{stream.name}.deadline_s", stream.deadline_s, MOST_S)
-        _within(f"{kind.name}.weight", kind.weight, float("inf"))
+        _within(f"{kind.name}.weight", kind.weight, 1e6)
     for stream in scenario.streams:
         _check_arrivals(stream.name, stream.arrivals)
+    if scenario.search is not None:
+        _check_search(scenario.search)
     for name, videos in scenario.videos.items():
         for key in ("count", "width", "height", "duration_s", "fps", "most"):
             if hasattr(videos, key):
@@ -269,6 +270,17 @@ def _check_arrivals(name: str, arrivals: Arrivals) -> None:
                     raise _unfit(f"{name}.stages: rates", "from 0 to 100000 a second", (first, last))
         case Trace():
             _within(f"{name}.speed", arrivals.speed, 1e6)
+
+
+def _check_search(search: Search) -> None:
+    _within("search.most_rate", search.most_rate, 1e5)
+    _within("search.least_rate", search.least_rate, search.most_rate)
+    _within("search.trial_s", search.trial_s, MOST_S)
+    _within("search.confirmations", search.confirmations, 99)
+    if not 0.001 <= search.precision <= 1:
+        raise _unfit("search.precision", "from 0.001 to 1", search.precision)
+    if not 0 <= search.curve_points <= 100:
+        raise _unfit("search.curve_points", "from 0 to 100", search.curve_points)
 
 
 def _within(name: str, value: float, most: float) -> None:

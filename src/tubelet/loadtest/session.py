@@ -14,7 +14,7 @@ from tubelet.clients.settings import Headers
 from tubelet.loadtest.arrivals import mean_rate
 from tubelet.loadtest.machine import describe_machine
 from tubelet.loadtest.measured import Measurement, Result, SearchFigures, Trial
-from tubelet.loadtest.promise import parse_promise
+from tubelet.loadtest.promise import check_names, parse_promise
 from tubelet.loadtest.running import Progress, measure
 from tubelet.loadtest.scenario import Closed, Scenario
 from tubelet.loadtest.search import find_highest_rate
@@ -52,12 +52,14 @@ class Session:
 
     def __post_init__(self) -> None:
         self._stop = asyncio.Event()
+        self._last: Measurement | None = None
         self._open_rate = sum(
             mean_rate(stream.arrivals, folder=self.folder)
             for stream in self.scenario.streams
             if not isinstance(stream.arrivals, Closed)
         )
-        parse_promise(self.scenario.promise or "")  # what is wrong with it is said before the load, not after
+        # What is wrong with it is said before the load, not after.
+        check_names(parse_promise(self.scenario.promise or ""), self.scenario)
         if self.with_search and not (self.scenario.search and self.scenario.promise and self._open_rate):
             raise ScenarioError(
                 "bad_scenario", "a search needs [search], a promise, and a stream whose arrivals are not closed"
@@ -80,7 +82,9 @@ class Session:
             await sender.prepare()
             found = await self._search(sender) if self.with_search else None
             scale = 1.0 if found is None else (found.highest_rate or 0.0) / self._open_rate or 1.0
-            measurement = await self._measure(sender, scenario, scale)
+            measurement = self._last if self._last is not None and self._stop.is_set() else None
+            if measurement is None:
+                measurement = await self._measure(sender, scenario, scale)
             return Result(
                 schema_version=1,
                 tubelet_version=__version__,
@@ -107,7 +111,15 @@ class Session:
 
     async def _measure(self, sender: Sender, scenario: Scenario, scale: float) -> Measurement:
         models = sorted({kind.model for _, kind in scenario.kinds})
-        watch = ServerWatch(scenario.url, metrics_url=scenario.metrics_url, models=models)
-        return await measure(
-            scenario, sender, folder=self.folder, scale=scale, watch=watch, stop=self._stop, on_tick=self.on_tick
+        self._last = await measure(
+            scenario,
+            sender,
+            folder=self.folder,
+            scale=scale,
+            watch=ServerWatch(
+                scenario.url, metrics_url=scenario.metrics_url, models=models, headers=self.headers, tls=self.tls
+            ),
+            stop=self._stop,
+            on_tick=self.on_tick,
         )
+        return self._last

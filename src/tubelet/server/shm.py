@@ -10,9 +10,21 @@ from pathlib import Path
 
 from tubelet.spec.errors import MachineError
 
-__all__ = ["MIN_FREE_BYTES", "check_free", "region_prefix", "remove_regions", "remove_stale", "temporary_folder"]
+__all__ = [
+    "MIN_FREE_BYTES",
+    "PREFIX_VARIABLE",
+    "SHM",
+    "check_free",
+    "region_prefix",
+    "remove_regions",
+    "remove_stale",
+    "temporary_folder",
+]
 
 SHM = Path("/dev/shm")
+
+PREFIX_VARIABLE = "TUBELET_SHM_PREFIX"
+"""Environment variable that tells a server's processes how the names of its regions begin."""
 
 MIN_FREE_BYTES = 256 << 20
 """Below this nothing is served: regions grow with the videos, and a container's 64 MiB have never been enough."""

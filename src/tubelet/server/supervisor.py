@@ -164,7 +164,8 @@ class Supervisor:
             host_code=any(model.host_code for model in self._index.models),
             allow_shared_memory=self._options.allow_shared_memory,
         )
-        self._process = TritonProcess(arguments, self._triton.environment(os.environ))
+        environment = self._triton.environment({**os.environ, shm.PREFIX_VARIABLE: self._prefix})
+        self._process = TritonProcess(arguments, environment)
         self._watch_process(self._process.pid, "tritonserver")
         while not self._probe.is_ready():
             happened = {key.data for key, _ in self._selector.select(timeout=0.1)}

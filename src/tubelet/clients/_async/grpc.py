@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import ssl
 from asyncio import CancelledError
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
 from tritonclient.grpc import InferInput, InferRequestedOutput
 
 from tubelet.clients.address import Address
 from tubelet.clients.calls import GRACE_S, Answer, Call, ServedConfig, Tensor
-from tubelet.clients.settings import Headers, Timeouts, Tls, fresh_headers, tls_context
+from tubelet.clients.channels import channel_options, credentials
+from tubelet.clients.settings import Headers, Timeouts, Tls, fresh_headers
 from tubelet.clients.twins import AsyncTriton, async_is_cancelled
 from tubelet.clients.wire import closed_error, translated_errors
 
 __all__ = ["AsyncGrpcConnection"]
-
-_INT32_MAX = 2**31 - 1
 
 
 class AsyncGrpcConnection:
@@ -33,8 +29,8 @@ class AsyncGrpcConnection:
         # tritonclient's unary calls hold no state of their own, and a gRPC channel may be shared between threads.
         self._triton = AsyncTriton(
             address.authority,
-            creds=_credentials(tls) if address.tls else None,
-            channel_args=_channel_options(timeouts),
+            creds=credentials(tls) if address.tls else None,
+            channel_args=channel_options(timeouts),
         )
 
     async def infer(self, call: Call) -> Answer:
@@ -48,6 +44,7 @@ class AsyncGrpcConnection:
                 call.model,
                 [_input(tensor) for tensor in call.tensors],
                 outputs=[InferRequestedOutput(name, class_count=count) for name, count in call.outputs.items()],
+                priority=call.priority,
                 parameters=call.parameters,
                 timeout=call.timeout_us,
                 client_timeout=call.deadline_s + GRACE_S,
@@ -119,26 +116,3 @@ def _input(tensor: Tensor) -> InferInput:
     if tensor.region is not None:
         return sent.set_shared_memory(tensor.region, tensor.num_bytes)
     return sent.set_data_from_numpy(tensor.array)
-
-
-def _credentials(tls: Tls | None) -> grpc.ChannelCredentials:
-    tls_context(tls)  # of files that are no certificates gRPC would only say that nobody answers
-    tls = tls or Tls()
-    # Without it gRPC would take a list of its own, and not the system's.
-    ca_file = tls.ca_file or ssl.get_default_verify_paths().cafile
-    ca, key, chain = (file and Path(file).read_bytes() for file in (ca_file, tls.key_file, tls.cert_file))
-    return grpc.ssl_channel_credentials(ca, key, chain)
-
-
-def _channel_options(timeouts: Timeouts) -> list[tuple[str, int]]:
-    return [
-        ("grpc.max_send_message_length", _INT32_MAX),
-        ("grpc.max_receive_message_length", _INT32_MAX),
-        # A video must never travel through a proxy that happens to stand in the environment.
-        ("grpc.enable_http_proxy", 0),
-        # gRPC waits up to two minutes before it looks again for a server that went away; ours is back within seconds.
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 1000),
-        # By this name gRPC has the time for one attempt to connect.
-        ("grpc.min_reconnect_backoff_ms", int(timeouts.connect_s * 1000)),
-    ]

@@ -58,6 +58,7 @@ class AsyncHttpConnection:
             body, head_size = InferenceServerClient.generate_request_body(
                 [_input(tensor) for tensor in call.tensors],
                 outputs=[InferRequestedOutput(name, class_count=count) for name, count in call.outputs.items()],
+                priority=call.priority,
                 timeout=call.timeout_us,
                 parameters=call.parameters,
             )

@@ -27,6 +27,7 @@ from tubelet.clients.twins import SyncLock, sync_in_thread, sync_owner
 from tubelet.clients.wire import check_text, closed_error, foreign_error
 from tubelet.spec.errors import ContractError, InvalidRequestError, UnavailableError
 from tubelet.spec.manifest import Contract
+from tubelet.spec.priorities import DEFAULT_PRIORITY, PRIORITIES, Priority
 from tubelet.spec.tensors import WayIn
 
 __all__ = ["VideoClassifier"]
@@ -143,6 +144,7 @@ class VideoClassifier:
         fps: float | None = None,
         chunked: bool = False,
         with_features: bool = False,
+        priority: Priority = DEFAULT_PRIORITY,
     ) -> Classification:
         """Classifies one video.
 
@@ -160,6 +162,7 @@ class VideoClassifier:
             chunked: whether the server is to keep no more than a batch of frames at a time, for long videos in many
                 frames; only of models that take any number of frames (VTN). The answer is the same.
             with_features: whether the answer is to bring what `classify_features` takes; of the same models.
+            priority: ``archive`` lets those go first, at the server, for whose answers somebody waits.
 
         Raises:
             InvalidRequestError: a parameter does not fit, the model does not have what was asked for, or the file
@@ -182,6 +185,7 @@ class VideoClassifier:
             end_s=end_s,
             deadline_s=deadline_s,
             with_features=with_features,
+            priority=priority,
         )
         budget = Budget(self._timeouts.total_s, deadline_s)
         described = self._described(model, budget)
@@ -198,6 +202,7 @@ class VideoClassifier:
         model: str | None = None,
         deadline_s: float | None = None,
         top: int = 5,
+        priority: Priority = DEFAULT_PRIORITY,
     ) -> Classification:
         """Classifies a video whose features an earlier answer brought; nothing is decoded or encoded again.
 
@@ -207,11 +212,12 @@ class VideoClassifier:
             model: see `classify`.
             deadline_s: see `classify`.
             top: see `classify`.
+            priority: see `classify`.
 
         Raises:
             TubeletError: as `classify`.
         """
-        wishes = Wishes(way="features", model=model, top=top, deadline_s=deadline_s)
+        wishes = Wishes(way="features", model=model, top=top, deadline_s=deadline_s, priority=priority)
         budget = Budget(self._timeouts.total_s, deadline_s)
         described = self._described(model, budget)
         choose_way(described.contract, "features")
@@ -234,6 +240,7 @@ class VideoClassifier:
             outputs={output: top if output in AS_LABELS else 0 for output in outputs},
             parameters=wishes.parameters(deadline_s),
             deadline_s=deadline_s,
+            priority=PRIORITIES[wishes.priority],
         )
         connection = self._connected()
         started = time.perf_counter()

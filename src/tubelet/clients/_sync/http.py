@@ -59,6 +59,7 @@ class SyncHttpConnection:
             body, head_size = InferenceServerClient.generate_request_body(
                 [_input(tensor) for tensor in call.tensors],
                 outputs=[InferRequestedOutput(name, class_count=count) for name, count in call.outputs.items()],
+                priority=call.priority,
                 timeout=call.timeout_us,
                 parameters=call.parameters,
             )

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tubelet.engines.base import Engine, EngineSettings
+from tubelet.server.steps.backlog import Backlog
 from tubelet.server.steps.base import Arrays, Step, check_deadline, read_inputs
 from tubelet.spec.engine import graph_file
 from tubelet.spec.errors import DeadlineError
@@ -63,6 +64,7 @@ class TritonPythonModel(Step):
     width: int
     largest_batch: int
     num_streams: int
+    backlog: Backlog
 
     def open(self) -> None:
         self.largest_batch = int(self.parameters["largest_batch"])
@@ -70,6 +72,8 @@ class TritonPythonModel(Step):
         settings = EngineSettings.of_mode(running.engine, running.precision, running.mode)
         self.engine = self.open_graph(graph_file("encoder", running.precision), settings)
         self.num_streams = settings.streams
+        self.backlog = Backlog(self.contract.name)
+        self.backlog.allow(self.largest_batch * self.num_streams)  # the next run has full batches, the one after waits
         # An engine keeps what it works on for each thread that calls it, so the threads stay.
         self._pool = ThreadPoolExecutor(self.num_streams)
         self._lock = Lock()
@@ -78,7 +82,7 @@ class TritonPythonModel(Step):
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Triton's entry: ``requests`` are those that the dynamic batcher put together."""
-        with self.metrics.running(len(requests)):
+        with self.metrics.running(len(requests)), self.backlog.taken():
             jobs = [self._job(read_inputs(request)) for request in requests]
             num_units = sum(len(job.units) for job in jobs)
             room = chunk_size(num_units, largest_batch=self.largest_batch, num_streams=self.num_streams)

@@ -8,6 +8,7 @@ import cv2
 
 from tubelet.preprocess.decoders import PYAV, FrameDecoder, open_decoder
 from tubelet.preprocess.prepare import Prepared, prepare_frames, prepare_video
+from tubelet.server.steps.backlog import Backlog
 from tubelet.server.steps.base import Arrays, Call, SingleStep, check_deadline
 from tubelet.server.steps.videos import count_video, report_tensor, view_tensors
 from tubelet.spec.errors import InvalidRequestError
@@ -25,20 +26,24 @@ class TritonPythonModel(SingleStep):
 
     name = "sample"
     decoder: FrameDecoder = PYAV
+    backlog: Backlog
 
     def open(self) -> None:
         self.decoder = open_decoder(self.parameters.get("decoder", "pyav"))
         # Each process of this step reads one video at a time; more threads would only fight with the encoder's.
         cv2.setNumThreads(1)
+        self.backlog = Backlog(self.contract.name)
 
     def run(self, call: Call) -> Arrays:
         started = time.monotonic()
         request = Request.from_parameters(call.parameters, self.contract, self.limits)
         deadline = float(call.inputs["AFTER"][0]) if "AFTER" in call.inputs else started + request.deadline_s
         check_deadline(deadline)
+        self.backlog.wait(deadline)
         prepared = self._prepare(call.inputs, request, deadline)
         count_video(self.metrics, prepared)
         num_encoded = len(prepared.unit_frames) * len(prepared.crops)
+        self.backlog.add(num_encoded)
         tensors: Arrays = {
             "FRAMES": prepared.frames,
             "UNIT_FRAMES": prepared.unit_frames,

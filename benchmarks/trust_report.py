@@ -1,0 +1,186 @@
+"""The record of `trust.py` as a page: what was promised, what was found, and every figure behind it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["render"]
+
+MOST_ADDED_MS = 1.0
+LEAST_SHARE_OF_RATE = 0.99
+MOST_FROM_TRITON = 0.02
+MOST_FROM_PERF = 0.10
+MOST_FROM_PAUSE = 0.10
+RATIOS = ("rate", "mean_ms", "p50_ms", "p90_ms", "p99_ms")
+
+CASES = {
+    "null_open": "null model, Poisson at {rate:g}/s",
+    "null_50ms_open": "null model that sleeps 50 ms, Poisson at {rate:g}/s",
+    "null_50ms_closed": "the same, {callers} callers",
+    "motion_open": "demo model `motion`, 1x1, Poisson at {rate:g}/s",
+    "motion_closed": "the same, {callers} callers",
+}
+
+
+def render(record: dict[str, Any]) -> str:
+    """Markdown."""
+    parts = [_head(record), _goals(record)]
+    parts += [write(record) for name, write in _SECTIONS if name in record]
+    return "\n\n".join([*parts, _commands(record)]) + "\n"
+
+
+def _head(record: dict[str, Any]) -> str:
+    machine = record["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    perf = record["perf_analyzer"] or f"none: {record['why_not']}"
+    return "\n".join(
+        [
+            "# How far the load generator can be believed",
+            "",
+            f"Written by `{record['command']}` on {record['date']}; every figure is in `trust.json` beside this page.",
+            "",
+            f"- Machine: {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
+            f"{machine['system']}, Python {machine['python']}; generator and server share it (loopback, gRPC)",
+            f"- Versions: {versions}",
+            f"- perf_analyzer: {perf}",
+            "",
+            "*Null model*: a model of Triton's Python backend behind an ensemble, with the interface of the demo model "
+            "`motion`, that answers constants (`benchmarks/null_server.py`). Figures are medians of the rounds, in "
+            "which the generators took turns.",
+        ]
+    )
+
+
+def _goals(record: dict[str, Any]) -> str:
+    rows: list[tuple[str, str, bool]] = []
+    if "rate" in record:
+        ours = _median(record["rate"], "ours")
+        held = ours["rate"] >= LEAST_SHARE_OF_RATE * record["rate"]["rate"] and not ours["errors"]
+        found = f"{ours['rate']:.0f}/s answered, {ours['errors']:.0f} errors"
+        rows.append((f"holds {record['rate']['rate']:,.0f} requests a second, open loop", found, held))
+        added = _added_ms(record["rate"])
+        rows.append(("adds less than 1 ms at p50", f"{added:.2f} ms", added < MOST_ADDED_MS))
+    for name, case in record.get("comparison", {}).items():
+        rows += _agreement(name, case)
+    if "pause" in record:
+        pause_s, p999_ms = record["pause"]["pause_s"], record["pause"]["found"]["ours"]["p999_ms"]
+        held = abs(p999_ms / 1000 / pause_s - 1) <= MOST_FROM_PAUSE
+        rows.append((f"a pause of {pause_s:g} s is {pause_s:g} s in p99.9", f"{p999_ms / 1000:.2f} s", held))
+    lines = [f"| {goal} | {found} | {'yes' if held else '**no**'} |" for goal, found, held in rows]
+    return "\n".join(["## What it should do", "", "| goal | found | met |", "| --- | --- | --- |", *lines])
+
+
+def _agreement(name: str, case: dict[str, Any]) -> list[tuple[str, str, bool]]:
+    what, ours = _what(name, case), _median(case, "ours")
+    rows = []
+    if name != "null_open":  # without work, all of the latency is transport, which Triton does not see
+        ratios = {"count": ours["count"] / ours["triton_count"], "mean": ours["mean_ms"] / ours["triton_mean_ms"]}
+        rows.append((f"{what}: within 2 % of Triton", _ratios(ratios), _all_within(ratios, MOST_FROM_TRITON)))
+    if name != "null_open" and "perf_analyzer" in case["rounds"][0]:
+        theirs = _median(case, "perf_analyzer")
+        ratios = {field: ours[field] / theirs[field] for field in RATIOS}
+        rows.append((f"{what}: within 10 % of perf_analyzer", _ratios(ratios), _all_within(ratios, MOST_FROM_PERF)))
+    return rows
+
+
+def _rate(record: dict[str, Any]) -> str:
+    case = record["rate"]
+    ours = _median(case, "ours")
+    text = (
+        f"Poisson at {case['rate']:,.0f} a second for {case['seconds']:g} s; the null model does nothing. *Added* is "
+        "the p50 of the latency less the mean that Triton itself says a request took: "
+        f"{ours['p50_ms']:.2f} - {ours['triton_mean_ms']:.2f} ms; the wire and Triton's own gRPC are in it, as they "
+        "are in perf_analyzer's p50. *Lag* is how much later than due a request was sent: "
+        f"p50 {ours['lag_p50_ms']:.2f} ms, p99 {ours['lag_p99_ms']:.2f} ms. "
+        f"The generator kept {ours['generator_cores']:.2f} cores busy. Errors: {ours['errors']:g}."
+    )
+    return "\n".join(["## Rate", "", text, "", *_table(_by_name(case))])
+
+
+def _comparison(record: dict[str, Any]) -> str:
+    text = (
+        "The same videos at the same rate, or by as many callers. perf_analyzer counts from the moment it sends, ours "
+        "from the moment a request was due; below saturation that is the same. Both draw the times of an open loop, so "
+        "p99 differs by chance, too. Where the model does nothing, each generator's own time is all there is, and "
+        "nothing is promised of the ratio."
+    )
+    parts = ["## Side by side", "", text]
+    for name, case in record["comparison"].items():
+        what, rounds = _what(name, case), len(case["rounds"])
+        parts += ["", f"{what[0].upper()}{what[1:]}, {case['seconds']:g} s, rounds: {rounds}", ""]
+        parts += _table(_by_name(case))
+    return "\n".join(parts)
+
+
+def _pause(record: dict[str, Any]) -> str:
+    case = record["pause"]
+    slow = case["rate"] * (case["pause_s"] - 1)
+    text = (
+        f"The null model's server is stopped (SIGSTOP) for {case['pause_s']:g} s in the midst of {case['seconds']:g} s "
+        f"at {case['rate']:g} requests a second. Who is due in the first {case['pause_s'] - 1:g} s of the pause waits "
+        f"longer than a second: some {slow:.0f} requests. A generator whose callers wait for their answers asks less "
+        "while the server stands still, and its percentiles know little of it (coordinated omission): `--sync`, here "
+        "with 16 threads."
+    )
+    rows = [
+        f"| {name} | {found['count']} | {found['beyond_1_s']} | "
+        + " | ".join(f"{found[field]:.0f}" for field in ("p99_ms", "p999_ms", "max_ms"))
+        + " |"
+        for name, found in case["found"].items()
+    ]
+    head = ["| generator | requests | above 1 s | p99, ms | p99.9, ms | max, ms |", "| --- | " + "---: | " * 5]
+    return "\n".join(["## A server that stands still", "", text, "", head[0], head[1].rstrip(), *rows])
+
+
+def _commands(record: dict[str, Any]) -> str:
+    cases = {"rate": record.get("rate"), **record.get("comparison", {}), "pause": record.get("pause")}
+    parts = ["## Commands", "", "`tubelet loadtest SCENARIO.toml --out build/trust`, and perf_analyzer:", "", "```"]
+    parts += [case["perf_analyzer_command"] for case in cases.values() if case and case["perf_analyzer_command"]]
+    return "\n".join([*parts, "```"])
+
+
+_SECTIONS = (("rate", _rate), ("comparison", _comparison), ("pause", _pause))
+
+
+def _by_name(case: dict[str, Any]) -> dict[str, dict[str, float]]:
+    return {name: _median(case, name) for name in case["rounds"][0]}
+
+
+def _table(found: dict[str, dict[str, float]]) -> list[str]:
+    lines = [
+        "| generator | answers a second | mean, ms | p50 | p90 | p99 |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, figures in found.items():
+        times = " | ".join(f"{figures[field]:.2f}" for field in RATIOS[1:])
+        lines.append(f"| {name} | {figures['rate']:.1f} | {times} |")
+    if "perf_analyzer" in found:
+        ratios = [found["ours"][field] / found["perf_analyzer"][field] for field in RATIOS]
+        lines.append("| ratio | " + " | ".join(f"{ratio:.3f}" for ratio in ratios) + " |")
+    if "triton_mean_ms" in found["ours"]:
+        lines.append(f"| Triton's statistics | | {found['ours']['triton_mean_ms']:.2f} | | | |")
+    return lines
+
+
+def _what(name: str, case: dict[str, Any]) -> str:
+    return CASES[name].format(**case)
+
+
+def _median(case: dict[str, Any], name: str) -> dict[str, float]:
+    rounds: Sequence[dict[str, float]] = [found[name] for found in case["rounds"]]
+    return {field: statistics.median(found[field] for found in rounds) for field in rounds[0]}
+
+
+def _added_ms(case: dict[str, Any]) -> float:
+    rounds = [found["ours"] for found in case["rounds"]]
+    return statistics.median(found["p50_ms"] - found["triton_mean_ms"] for found in rounds)
+
+
+def _ratios(ratios: dict[str, float]) -> str:
+    return ", ".join(f"{name.removesuffix('_ms')} {ratio:.3f}" for name, ratio in ratios.items())
+
+
+def _all_within(ratios: dict[str, float], most: float) -> bool:
+    return all(abs(ratio - 1) <= most for ratio in ratios.values())
