@@ -50,6 +50,8 @@ class GatedEngine:
 
 
 class TritonPythonModel(Step):
+    ahead_s = 0.0
+
     def open(self):
         super().open()
         self.engine = GatedEngine(self.engine)

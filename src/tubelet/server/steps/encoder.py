@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,8 @@ class TritonPythonModel(Step):
     largest_batch: int
     num_streams: int
     backlog: Backlog
+    ahead_s: ClassVar[float] = 0.5
+    """How long what is decoded may wait: the encoder's work of so many seconds, where that is more than a batch."""
 
     def open(self) -> None:
         self.largest_batch = int(self.parameters["largest_batch"])
@@ -73,7 +75,8 @@ class TritonPythonModel(Step):
         self.engine = self.open_graph(graph_file("encoder", running.precision), settings)
         self.num_streams = settings.streams
         self.backlog = Backlog(self.contract.name)
-        self.backlog.allow(self.largest_batch * self.num_streams)  # the next run has full batches, the one after waits
+        self._units_per_s = 0.0
+        self._allow()
         # An engine keeps what it works on for each thread that calls it, so the threads stay.
         self._pool = ThreadPoolExecutor(self.num_streams)
         self._lock = Lock()
@@ -82,13 +85,26 @@ class TritonPythonModel(Step):
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Triton's entry: ``requests`` are those that the dynamic batcher put together."""
+        started = time.monotonic()
         with self.metrics.running(len(requests)), self.backlog.taken():
             jobs = [self._job(read_inputs(request)) for request in requests]
             num_units = sum(len(job.units) for job in jobs)
             room = chunk_size(num_units, largest_batch=self.largest_batch, num_streams=self.num_streams)
             num_workers = min(self.num_streams, math.ceil(num_units / room))
             list(self._pool.map(lambda _: self._work(jobs, room), range(num_workers)))
+            self._learn(sum(job.num_taken for job in jobs), time.monotonic() - started)
             return [self.answer(partial(job.outputs, self.output)) for job in jobs]
+
+    def _learn(self, num_units: int, seconds: float) -> None:
+        """Hears how fast a run was; one alone says little, and one in which every request's time was over nothing."""
+        if num_units:
+            units_per_s = num_units / max(seconds, 1e-3)
+            self._units_per_s += (units_per_s - self._units_per_s) * (0.2 if self._units_per_s else 1.0)
+            self._allow()
+
+    def _allow(self) -> None:
+        """Lets so much be decoded ahead that every batch is full, and that the steps before it need not hurry."""
+        self.backlog.allow(max(self.largest_batch * self.num_streams, round(self.ahead_s * self._units_per_s)))
 
     def _job(self, inputs: Arrays) -> _Job:
         units = inputs["UNITS"]
