@@ -24,8 +24,9 @@ SIGNATURES = {
     "__init__": "(self, url='127.0.0.1:8001', *, model=None, expect_digest=None, timeouts={timeouts}, "
     "retries={retries}, headers=None, tls=None, shared_memory=False)",
     "classify": "(self, source, *, model=None, protocol=None, top=5, start_s=None, end_s=None, deadline_s=None, "
-    "fps=None, chunked=False, with_features=False)",
-    "classify_features": "(self, features, positions=None, *, model=None, deadline_s=None, top=5)",
+    "fps=None, chunked=False, with_features=False, priority='interactive')",
+    "classify_features": "(self, features, positions=None, *, model=None, deadline_s=None, top=5, "
+    "priority='interactive')",
     "models": "(self)",
     "describe": "(self, model=None)",
     "close": "(self)",
