@@ -6,14 +6,11 @@ Shares are from 0 to 1. A *video* here is one row of the list: a whole file, or 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tubelet.spec.errors import InvalidRequestError, RecipeError
-from tubelet.spec.files import save_json
-from tubelet.spec.strict import decode
+from tubelet.spec.files import load_json, save_json
 
 __all__ = [
     "Accuracy",
@@ -243,7 +240,4 @@ class Evaluation:
         Raises:
             InvalidRequestError: ``bad_input``, the file cannot be read or is no evaluation.
         """
-        try:
-            return decode(cls, json.loads(path.read_text(encoding="utf-8")), where="evaluation")
-        except (OSError, ValueError, RecipeError) as exc:
-            raise InvalidRequestError("bad_input", f"cannot read the evaluation {path}: {exc}") from exc
+        return load_json(cls, path, what="evaluation")

@@ -6,16 +6,13 @@ due (open loop) or sent (closed loop) until its answer was there; only answers t
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from tubelet.loadtest.scenario import Scenario
-from tubelet.spec.errors import InvalidRequestError, RecipeError
-from tubelet.spec.files import save_json
+from tubelet.spec.files import load_json, save_json
 from tubelet.spec.priorities import Priority
-from tubelet.spec.strict import decode
 
 __all__ = [
     "Block",
@@ -340,7 +337,4 @@ class Result:
         Raises:
             InvalidRequestError: ``bad_input``, the file cannot be read or is no result.
         """
-        try:
-            return decode(cls, json.loads(path.read_text(encoding="utf-8")), where="result")
-        except (OSError, ValueError, RecipeError) as exc:
-            raise InvalidRequestError("bad_input", f"cannot read the result {path}: {exc}") from exc
+        return load_json(cls, path, what="result")
