@@ -55,8 +55,16 @@ class Found:
     lag_p99_ms: float | None = None
     generator_cores: float | None = None
     triton_count: int | None = None
-    """By Triton's own statistics of the public name, over the same time."""
+    """By Triton's own statistics of the public name, over the same time, as the generator reads them; here and below
+    of answered requests alone."""
     triton_mean_ms: float | None = None
+    """From the moment Triton has the request until it has the answer: without gRPC and the wire."""
+    triton_queue_ms: float | None = None
+    """Mean, of all its steps together."""
+    triton_compute_ms: float | None = None
+    """Likewise, with the copying of inputs and outputs."""
+    finding: str | None = None
+    """What the generator says against its own figures."""
 
 
 def scenario_text(load: Load, url: str, metrics_url: str) -> str:
@@ -99,7 +107,7 @@ def _read(result: Result) -> Found:
     together, lag = measured.together, measured.generator.lag
     if measured.server is None:
         raise RuntimeError("Triton's statistics are missing from the result")
-    public = measured.server.steps[0]
+    public, *steps = measured.server.steps
     recorded = from_text(together.latency.histogram).get_recorded_iterator()
     return Found(
         rate=measured.rate,
@@ -118,4 +126,6 @@ def _read(result: Result) -> Found:
         generator_cores=measured.generator.cpu_cores,
         triton_count=public.requests,
         triton_mean_ms=public.total_ms,
+        triton_queue_ms=sum(step.queue_ms for step in steps),
+        triton_compute_ms=public.input_ms + public.compute_ms + public.output_ms,
     )

@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,9 @@ WHEEL = "tritonclient==2.51.0"
 """Later ones need a glibc of 2024."""
 LIBRARIES = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.so.12*"}
 """The names that the binary looks for, and those in the wheel nvidia-pytriton."""
-PATIENCE_S = 120.0
+PATIENCE_S = 60.0
+UNSTABLE, UNSTABLE_TEXT = 2, "Failed to obtain stable measurement"
+"""How it ends where its windows are not alike; what it measured may be written all the same."""
 WINDOWS = 3
 """It wants as many that are alike, and puts them together; here all are alike enough."""
 
@@ -77,7 +79,8 @@ class PerfAnalyzer:
             load: what to ask, and how often.
             url: ``HOST:PORT`` of gRPC.
             scratch: a folder for its files.
-            each_request: also reads the time of each request, for what lies beyond p99; its file holds every video.
+            each_request: makes the figures of the time of each request, for what lies beyond p99, and where it
+                calls them unstable; its file holds every video.
 
         Raises:
             RuntimeError: it failed.
@@ -89,17 +92,17 @@ class PerfAnalyzer:
             command += ["--profile-export-file", str(requests)]
         for path in (table, requests):
             path.unlink(missing_ok=True)
-        said = subprocess.run(
-            command,
-            env=_environment(),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S + load.seconds,
-            check=False,
-        )
-        if said.returncode or not table.exists():
+        said = _run(command, timeout_s=PATIENCE_S + load.seconds)
+        has_all = (requests if each_request else table).exists()
+        is_unstable = said.returncode == UNSTABLE and UNSTABLE_TEXT in said.stdout + said.stderr
+        if is_unstable and not (each_request and has_all):
+            raise RuntimeError(f"it ended with exit code {UNSTABLE}, {UNSTABLE_TEXT!r}, and wrote no figures")
+        if not has_all or (said.returncode and not is_unstable):
             raise RuntimeError(f"perf_analyzer failed ({said.returncode}): {(said.stderr + said.stdout)[:2000]}")
-        return _read(said.stdout, table, requests if each_request else None)
+        if not each_request:
+            return _read(said.stdout, table)
+        found = _of_each_request(requests)
+        return replace(found, finding=f"exit code {UNSTABLE}: {UNSTABLE_TEXT}") if is_unstable else found
 
 
 def fetch_perf_analyzer() -> PerfAnalyzer:
@@ -151,6 +154,15 @@ def _link_libraries() -> None:
         link.symlink_to(found[0])
 
 
+def _run(command: list[str], *, timeout_s: float) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command, env=_environment(), capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise RuntimeError(f"perf_analyzer did not end within {timeout_s:.0f} s") from exc
+
+
 def _environment() -> dict[str, str]:
     return {**os.environ, "LD_LIBRARY_PATH": str((FOLDER / "lib").resolve()), "no_proxy": "*"}
 
@@ -162,23 +174,56 @@ def _write_data(load: Load, path: Path) -> None:
     path.write_text(json.dumps({"data": [{"VIDEO": {"b64": value}} for value in values]}))
 
 
-def _read(said: str, table: Path, requests: Path | None) -> Found:
+def _read(said: str, table: Path) -> Found:
     with table.open(newline="") as file:
         (row,) = csv.DictReader(file)
     mean, count = re.search(r"Avg latency: (\d+) usec", said), re.search(r"Request count: (\d+)", said)
     if mean is None or count is None:
         raise RuntimeError(f"perf_analyzer says something else than expected: {said[-2000:]}")
     times: dict[str, Any] = {f"{name}_ms": int(row[f"{name} latency"]) / 1000 for name in ("p50", "p90", "p99")}
-    beyond: dict[str, Any] = {} if requests is None else _beyond(requests)
     return Found(
-        rate=float(row["Inferences/Second"]), count=int(count[1]), mean_ms=int(mean[1]) / 1000, **times, **beyond
+        rate=float(row["Inferences/Second"]),
+        count=int(count[1]),
+        mean_ms=int(mean[1]) / 1000,
+        **times,
+        **_server_side(said),
     )
 
 
-def _beyond(path: Path) -> dict[str, Any]:
-    """What the table does not tell; the videos in the file are no text."""
+def _server_side(said: str) -> dict[str, Any]:
+    """What it read of Triton's statistics; the public name's come first."""
+    count = re.search(r"Successful request count: (\d+)", said)
+    times = re.search(
+        r"Avg request latency: (\d+) usec \(overhead \d+ usec \+ queue (\d+) usec \+ compute (\d+) usec\)", said
+    )
+    if count is None or times is None:
+        return {}
+    mean, queue, compute = (int(time_us) / 1000 for time_us in times.groups())
+    return {
+        "triton_count": int(count[1]),
+        "triton_mean_ms": mean,
+        "triton_queue_ms": queue,
+        "triton_compute_ms": compute,
+    }
+
+
+def _of_each_request(path: Path) -> Found:
+    """The figures of its file of every request, in which the videos are no text."""
     (experiment,) = json.loads(path.read_text(encoding="latin-1"), strict=False)["experiments"]
-    took = [request["response_timestamps"][0] - request["timestamp"] for request in experiment["requests"]]
-    times_ms = np.array(took) / 1e6
-    p999_ms = float(np.percentile(times_ms, 99.9, method="inverted_cdf"))
-    return {"p999_ms": p999_ms, "max_ms": float(times_ms.max()), "beyond_1_s": int((times_ms > 1000).sum())}
+    answered = [request for request in experiment["requests"] if request["response_timestamps"]]
+    if not answered:
+        raise RuntimeError("perf_analyzer wrote down no answer")
+    sent, ended = np.array([(request["timestamp"], request["response_timestamps"][0]) for request in answered]).T
+    times_ms = (ended - sent) / 1e6
+    p50, p90, p99, p999 = np.percentile(times_ms, [50, 90, 99, 99.9], method="inverted_cdf")
+    return Found(
+        rate=float(len(sent) / (ended.max() - sent.min()) * 1e9),
+        count=len(sent),
+        mean_ms=float(times_ms.mean()),
+        p50_ms=float(p50),
+        p90_ms=float(p90),
+        p99_ms=float(p99),
+        p999_ms=float(p999),
+        max_ms=float(times_ms.max()),
+        beyond_1_s=int((times_ms > 1000).sum()),
+    )

@@ -35,6 +35,7 @@ SCRATCH = Path("build/trust")
 BUNDLE = Path("bundles/motion")
 NUM_CLIPS = 32
 PAUSE_S = 2.0
+LEAST_AROUND_PAUSE_S = 10.0
 SLEEPERS = 8
 """Instances of the null model with a delay: more than mostly sleep at the same time."""
 QUICK = {"rounds": 1, "seconds": 4.0}
@@ -53,19 +54,26 @@ class Bench:
         """Both, once a round, each round beginning with the other one."""
         load = replace(load, seconds=self.seconds or load.seconds)
         rounds: list[dict[str, Found]] = []
+        failures: list[str] = []
         for number in range(self.rounds):
             found: dict[str, Found] = {}
             for name in ("ours", "perf_analyzer") if number % 2 == 0 else ("perf_analyzer", "ours"):
                 if name == "ours":
                     found[name] = run_ours(load, grpc, metrics, SCRATCH)
                 elif self.perf is not None:
-                    found[name] = self.perf.run(load, grpc, SCRATCH)
+                    try:
+                        found[name] = self.perf.run(load, grpc, SCRATCH)
+                    except RuntimeError as exc:
+                        failures.append(f"round {number + 1}: {exc}")
             say(
                 f"{load.name}, round {number + 1}: "
                 + ", ".join(f"{who} p50 {it.p50_ms:.2f} ms" for who, it in found.items())
             )
             rounds.append(found)
-        return self.record(load, grpc, metrics) | {"rounds": [_plain(found) for found in rounds]}
+        return self.record(load, grpc, metrics) | {
+            "rounds": [_plain(found) for found in rounds],
+            "failures": failures,
+        }
 
     def record(self, load: Load, grpc: str, metrics: str) -> dict[str, Any]:
         """What was run."""
@@ -106,17 +114,27 @@ def measure_comparison(bench: Bench) -> dict[str, Any]:
 
 def measure_pause(bench: Bench) -> dict[str, Any]:
     """A server that stands still for two seconds, in the middle of a steady load."""
-    load = Load(name="null_paused", model=MODEL, videos=null_videos(), rate=200.0, seconds=20.0)
-    waiting = replace(load, threads=16)
+    seconds = max(bench.seconds or 20.0, LEAST_AROUND_PAUSE_S)
+    load = Load(name="null_paused", model=MODEL, videos=null_videos(), rate=200.0, seconds=seconds)
+    waiting, after = replace(load, threads=16), round(load.rate * seconds / 2)
+    failures: dict[str, str] = {}
     with null_serving() as server:
-        with pausing(server, after=2000):
+        with pausing(server, after=after):
             found = {"ours": run_ours(load, server.grpc, server.metrics, SCRATCH)}
         say(f"paused: p99.9 {found['ours'].p999_ms} ms")
         if bench.perf is not None:
             for name, theirs in (("perf_analyzer --async", load), ("perf_analyzer --sync", waiting)):
-                with pausing(server, after=2000):
-                    found[name] = bench.perf.run(theirs, server.grpc, SCRATCH, each_request=True)
-        return bench.record(load, server.grpc, server.metrics) | {"pause_s": PAUSE_S, "found": _plain(found)}
+                try:
+                    with pausing(server, after=after):
+                        found[name] = bench.perf.run(theirs, server.grpc, SCRATCH, each_request=True)
+                except RuntimeError as exc:
+                    failures[name] = str(exc)
+                    say(f"{name}: {exc}")
+        return bench.record(load, server.grpc, server.metrics) | {
+            "pause_s": PAUSE_S,
+            "found": _plain(found),
+            "failures": failures,
+        }
 
 
 @contextmanager
@@ -207,6 +225,7 @@ def main() -> None:
     place = arguments.out / "trust.json"
     record: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "machine": asdict(describe_machine())}
     record |= {"command": shlex.join(["python", *sys.argv]), "perf_analyzer": "", "why_not": ""}
+    record["failures"] = {}
     perf = None
     try:
         perf = fetch_perf_analyzer()
@@ -216,13 +235,22 @@ def main() -> None:
         say(f"without perf_analyzer: {exc}")
     rounds, seconds = (QUICK["rounds"], QUICK["seconds"]) if arguments.quick else (arguments.rounds, None)
     bench = Bench(perf=perf, rounds=int(rounds), seconds=seconds)
-    for name in arguments.only or SECTIONS:
-        record[name] = SECTIONS[name](bench)
     arguments.out.mkdir(parents=True, exist_ok=True)
+    for name in arguments.only or SECTIONS:
+        try:
+            record[name] = SECTIONS[name](bench)
+        except RuntimeError as exc:
+            record["failures"][name] = str(exc)
+            say(f"{name}: {exc}")
+        save(record, place)
+    print(render(record))  # noqa: T201
+    sys.exit(1 if record["failures"] else 0)
+
+
+def save(record: dict[str, Any], place: Path) -> None:
+    """Writes what there is: after every section, so that a later one cannot lose it."""
     place.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    text = render(record)
-    place.with_suffix(".md").write_text(text, encoding="utf-8")
-    print(text)  # noqa: T201
+    place.with_suffix(".md").write_text(render(record), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ CASES = {
 def render(record: dict[str, Any]) -> str:
     """Markdown."""
     parts = [_head(record), _goals(record)]
+    parts += [f"**The section {name} failed**: {why}" for name, why in record["failures"].items()]
     parts += [write(record) for name, write in _SECTIONS if name in record]
     return "\n\n".join([*parts, _commands(record)]) + "\n"
 
@@ -68,6 +69,8 @@ def _goals(record: dict[str, Any]) -> str:
         pause_s, p999_ms = record["pause"]["pause_s"], record["pause"]["found"]["ours"]["p999_ms"]
         held = abs(p999_ms / 1000 / pause_s - 1) <= MOST_FROM_PAUSE
         rows.append((f"a pause of {pause_s:g} s is {pause_s:g} s in p99.9", f"{p999_ms / 1000:.2f} s", held))
+    if not rows:
+        return "## What it should do\n\nNothing that was measured tells."
     lines = [f"| {goal} | {found} | {'yes' if held else '**no**'} |" for goal, found, held in rows]
     return "\n".join(["## What it should do", "", "| goal | found | met |", "| --- | --- | --- |", *lines])
 
@@ -78,7 +81,7 @@ def _agreement(name: str, case: dict[str, Any]) -> list[tuple[str, str, bool]]:
     if name != "null_open":  # without work, all of the latency is transport, which Triton does not see
         ratios = {"count": ours["count"] / ours["triton_count"], "mean": ours["mean_ms"] / ours["triton_mean_ms"]}
         rows.append((f"{what}: within 2 % of Triton", _ratios(ratios), _all_within(ratios, MOST_FROM_TRITON)))
-    if name != "null_open" and "perf_analyzer" in case["rounds"][0]:
+    if name != "null_open" and any("perf_analyzer" in found for found in case["rounds"]):
         theirs = _median(case, "perf_analyzer")
         ratios = {field: ours[field] / theirs[field] for field in RATIOS}
         rows.append((f"{what}: within 10 % of perf_analyzer", _ratios(ratios), _all_within(ratios, MOST_FROM_PERF)))
@@ -96,7 +99,7 @@ def _rate(record: dict[str, Any]) -> str:
         f"p50 {ours['lag_p50_ms']:.2f} ms, p99 {ours['lag_p99_ms']:.2f} ms. "
         f"The generator kept {ours['generator_cores']:.2f} cores busy. Errors: {ours['errors']:g}."
     )
-    return "\n".join(["## Rate", "", text, "", *_table(_by_name(case))])
+    return "\n".join(["## Rate", "", text, "", *_table(_by_name(case)), *_failures(case)])
 
 
 def _comparison(record: dict[str, Any]) -> str:
@@ -106,11 +109,21 @@ def _comparison(record: dict[str, Any]) -> str:
         "p99 differs by chance, too. Where the model does nothing, each generator's own time is all there is, and "
         "nothing is promised of the ratio."
     )
-    parts = ["## Side by side", "", text]
+    triton = (
+        "*Against Triton* two things are compared, over the same run. The count: answers to requests that were due in "
+        "the measured time, as the generator counted them, against successes that Triton counted for the public name "
+        "between the beginning of that time and the last answer. Requests of the warm-up that are answered after its "
+        "end are in Triton's alone; they are no more than were in flight. The mean: of the whole latency, against "
+        "Triton's mean time from having the request to having its answer. gRPC, the wire and the generator are in the "
+        "first alone, so it can only be larger, and is compared only where the model takes much longer than they do. "
+        "Queue and compute (copies of inputs and outputs included; all steps together) are Triton's own figures, which "
+        "either generator reads over its own run: they say whether both runs met the same server."
+    )
+    parts = ["## Side by side", "", text, "", triton]
     for name, case in record["comparison"].items():
         what, rounds = _what(name, case), len(case["rounds"])
         parts += ["", f"{what[0].upper()}{what[1:]}, {case['seconds']:g} s, rounds: {rounds}", ""]
-        parts += _table(_by_name(case))
+        parts += [*_table(_by_name(case)), *_failures(case)]
     return "\n".join(parts)
 
 
@@ -131,7 +144,18 @@ def _pause(record: dict[str, Any]) -> str:
         for name, found in case["found"].items()
     ]
     head = ["| generator | requests | above 1 s | p99, ms | p99.9, ms | max, ms |", "| --- | " + "---: | " * 5]
-    return "\n".join(["## A server that stands still", "", text, "", head[0], head[1].rstrip(), *rows])
+    notes = [f"{name} says of its own figures: {found['finding']}." for name, found in _with_finding(case)]
+    notes += [f"{name} gave no figures: {why}" for name, why in case["failures"].items()]
+    notes = [line for note in notes for line in ("", note)]
+    return "\n".join(["## A server that stands still", "", text, "", head[0], head[1].rstrip(), *rows, *notes])
+
+
+def _failures(case: dict[str, Any]) -> list[str]:
+    return [line for why in case["failures"] for line in ("", f"perf_analyzer gave no figures in {why}")]
+
+
+def _with_finding(case: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [(name, found) for name, found in case["found"].items() if "finding" in found]
 
 
 def _commands(record: dict[str, Any]) -> str:
@@ -145,7 +169,8 @@ _SECTIONS = (("rate", _rate), ("comparison", _comparison), ("pause", _pause))
 
 
 def _by_name(case: dict[str, Any]) -> dict[str, dict[str, float]]:
-    return {name: _median(case, name) for name in case["rounds"][0]}
+    names = ["ours", *(["perf_analyzer"] if any("perf_analyzer" in found for found in case["rounds"]) else [])]
+    return {name: _median(case, name) for name in names}
 
 
 def _table(found: dict[str, dict[str, float]]) -> list[str]:
@@ -159,8 +184,12 @@ def _table(found: dict[str, dict[str, float]]) -> list[str]:
     if "perf_analyzer" in found:
         ratios = [found["ours"][field] / found["perf_analyzer"][field] for field in RATIOS]
         lines.append("| ratio | " + " | ".join(f"{ratio:.3f}" for ratio in ratios) + " |")
-    if "triton_mean_ms" in found["ours"]:
-        lines.append(f"| Triton's statistics | | {found['ours']['triton_mean_ms']:.2f} | | | |")
+    lines += ["", "| Triton's statistics, while | answers told | counted | mean, ms | queue | compute |"]
+    lines += ["| --- | ---: | ---: | ---: | ---: | ---: |"]
+    for name, figures in found.items():
+        if "triton_mean_ms" in figures:
+            times = " | ".join(f"{figures[f'triton_{field}_ms']:.2f}" for field in ("mean", "queue", "compute"))
+            lines.append(f"| {name} | {figures['count']:.0f} | {figures['triton_count']:.0f} | {times} |")
     return lines
 
 
@@ -169,8 +198,9 @@ def _what(name: str, case: dict[str, Any]) -> str:
 
 
 def _median(case: dict[str, Any], name: str) -> dict[str, float]:
-    rounds: Sequence[dict[str, float]] = [found[name] for found in case["rounds"]]
-    return {field: statistics.median(found[field] for found in rounds) for field in rounds[0]}
+    rounds: Sequence[dict[str, float]] = [found[name] for found in case["rounds"] if name in found]
+    common = set.intersection(*(set(found) for found in rounds)) - {"finding"}
+    return {field: statistics.median(found[field] for found in rounds) for field in common}
 
 
 def _added_ms(case: dict[str, Any]) -> float:

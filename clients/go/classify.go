@@ -32,6 +32,9 @@ var codeInText = regexp.MustCompile(`(?s)(?:^|[\s,;\]])(` + strings.Join([]strin
 	"decode_timeout", "overloaded", "deadline_exceeded", "cancelled", "backend_lost", "internal",
 }, "|") + `): (.*)`)
 
+// What Triton says where requests wait.
+var tooMuch = regexp.MustCompile(`(?i)exceeds maximum queue size|request timeout expired`)
+
 // Error is what went wrong: Code is one of the stable codes, Message is for people.
 type Error struct {
 	Code, Message string
@@ -249,8 +252,8 @@ func refused(status int, body []byte) *Error {
 	if found := codeInText.FindStringSubmatch(text); found != nil {
 		return &Error{found[1], found[2]}
 	}
-	if status == http.StatusTooManyRequests || strings.Contains(strings.ToLower(text), "exceeds maximum queue size") {
-		return &Error{"overloaded", "the queue of the model is full; try again in a second, or send less"}
+	if status == http.StatusTooManyRequests || tooMuch.MatchString(text) {
+		return &Error{"overloaded", "the server has too much to do; try again in a second, or send less"}
 	}
 	text = fmt.Sprintf("the server answered %d: %s", status, text)
 	switch status {

@@ -109,8 +109,8 @@ function readLabel(text) {
 function ours({ code, details }) {
   const said = CODE_IN_TEXT.exec(details);
   if (said) return new TubeletError(said[1], said[2]);
-  if (/exceeds maximum queue size/i.test(details)) {
-    return new TubeletError('overloaded', 'the queue of the model is full; try again in a second, or send less');
+  if (/exceeds maximum queue size|request timeout expired/i.test(details)) {
+    return new TubeletError('overloaded', 'the server has too much to do; try again in a second, or send less');
   }
   switch (code) {
     case grpc.status.DEADLINE_EXCEEDED:

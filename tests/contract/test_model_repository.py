@@ -92,7 +92,7 @@ def test_configurations_say_whose_they_are(configs: dict[str, pb.ModelConfig], m
     assert "motion_vidtr_temporal" not in configs
     queue = configs["motion_sample"].dynamic_batching.default_queue_policy
     assert queue.max_queue_size == Limits().queue_size
-    assert queue.default_timeout_microseconds == 300_000_000
+    assert queue.default_timeout_microseconds == 150_000_000, "half of default_deadline_s"
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,18 @@
 import asyncio
 import os
 import signal
+import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from real_server import Serving
+from fence import TOKEN, Fence, fenced, make_certificate
+from real_server import TUBELET, Serving
 
 from tubelet.loadtest.histograms import from_text
-from tubelet.loadtest.measured import Measurement
+from tubelet.loadtest.measured import Measurement, Result
 from tubelet.loadtest.running import event_loop, measure
 from tubelet.loadtest.scenario import Closed, RequestKind, Scenario, Steady, Stream, Synthetic
 from tubelet.loadtest.sending import Sender
@@ -151,3 +154,60 @@ def test_a_server_that_stands_still_for_two_seconds_shows_in_all_that_was_due(
     late = sum(item.count_at_value_iterated_to for item in items if item.value_iterated_to > 1_000_000)
     assert 7 <= late <= 40
     assert max(found.series.in_flight) >= 10
+
+
+@pytest.fixture(scope="module")
+def fence(server: Serving, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fence]:
+    with fenced(server, tmp_path_factory.mktemp("fence")) as fence:
+        yield fence
+
+
+def load_through(
+    fence: Fence, protocol: str, folder: Path, certificate: Path, *, metrics_url: str
+) -> subprocess.CompletedProcess[str]:
+    """`tubelet loadtest` with a token: two callers, until they have six answers."""
+    scenario = folder / "fenced.toml"
+    scenario.write_text(
+        f"""
+name = "fenced 1.0"
+url = "{fence.url(protocol)}"
+metrics_url = "{metrics_url}"
+warm_up_s = 0.0
+duration_s = 60.0
+most_requests = 6
+promise = "errors <= 0 %"
+videos.short = {{ kind = "synthetic", count = 1, duration_s = 1.0 }}
+[[streams]]
+name = "callers"
+arrivals = {{ kind = "closed", callers = 2 }}
+requests = [{{ name = "short", model = "motion", videos = "short" }}]
+"""
+    )
+    command: list[str | Path] = [TUBELET, "loadtest", scenario, "--out", folder, "--ca-file", certificate]
+    environment = {**os.environ, "TUBELET_HEADERS": f"authorization=Bearer {TOKEN}"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_a_load_goes_through_tls(server: Serving, fence: Fence, tmp_path: Path, protocol: str) -> None:
+    done = load_through(fence, protocol, tmp_path, fence.certificate, metrics_url=server.ready["metrics"])
+    assert done.returncode == 0, done.stderr
+    found = Result.load(tmp_path / "fenced 1.0.json").measurement
+    assert (found.together.answered, found.together.errors) == (6, {})
+    # The questions beside the load want the same certificate. Over HTTP the proxy keeps all models' counts to itself.
+    assert found.server is not None
+    assert found.server.version == "2.51.0"
+    served = [step.name for step in found.server.steps if step.is_public]
+    assert served == (["motion"] if protocol == "grpc" else [])
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_no_load_goes_to_a_server_for_which_nobody_vouches(
+    server: Serving, fence: Fence, tmp_path: Path, protocol: str
+) -> None:
+    other = make_certificate(tmp_path)[0]
+    done = load_through(fence, protocol, tmp_path, other, metrics_url=server.ready["metrics"])
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: backend_lost: no trust in the server's certificate")
+    assert not (tmp_path / "fenced 1.0.json").exists()

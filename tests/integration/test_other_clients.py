@@ -298,7 +298,8 @@ FULL = "[request id: <id_unknown>] Exceeds maximum queue size"
 @pytest.mark.parametrize(
     ("status", "words", "error"),
     [
-        ("UNAVAILABLE", FULL, "overloaded: the queue of the model is full"),
+        ("UNAVAILABLE", FULL, "overloaded: the server has too much to do"),
+        ("UNAVAILABLE", "in ensemble 'm', Request timeout expired", "overloaded: the server has too much to do"),
         ("UNAVAILABLE", "Request for unknown model: 'motion' is not ready", "backend_lost: no server or model"),
         ("INTERNAL", "Traceback: /usr/lib/python", "backend_lost: the server lost the model"),
         ("UNAUTHENTICATED", "who are you", "bad_parameter: who are you"),
@@ -319,7 +320,8 @@ def test_node_gives_codes_to_what_has_none(node: Example, clip: Path, status: st
 @pytest.mark.parametrize(
     ("status", "words", "error"),
     [
-        (503, json.dumps({"error": FULL}), "overloaded: the queue of the model is full"),
+        (503, json.dumps({"error": FULL}), "overloaded: the server has too much to do"),
+        (503, json.dumps({"error": "in ensemble 'm', Request timeout expired"}), "overloaded: the server has too much"),
         (429, "slowly", "overloaded: "),
         (500, json.dumps({"error": "Traceback: /usr/lib/python"}), "backend_lost: the server lost the model"),
         (401, "who are you", "bad_parameter: the server answered 401: who are you"),

@@ -1,6 +1,6 @@
 """More requests than the encoder takes: who is refused, who goes first, and how much is decoded meanwhile.
 
-The encoder stands before a gate, so that it takes as long as a test wants, whatever the machine.
+The encoder stands before a gate and keeps a pace, so that it takes as long as a test wants, whatever the machine.
 """
 
 from __future__ import annotations
@@ -34,11 +34,15 @@ QUEUE_SIZE = 12
 UNDER_WAY = 1 + 2 + 2 + 4
 """Videos beyond the queue: in the encoder; decoded by both processes of `sample`; held by both; handed to them."""
 
+RUNS = 12
+"""Until an encoder knows its pace, whatever it was before."""
+
 LOOKS = 300
 """At the server's metrics, until a request is in its queue; each takes some milliseconds."""
 
 SHIM = """
 import fcntl
+import time
 
 from tubelet.server.steps.encoder import TritonPythonModel as Step
 
@@ -50,6 +54,7 @@ class GatedEngine:
     def run(self, feeds):
         with open({gate!r}) as gate:
             fcntl.flock(gate, fcntl.LOCK_SH)
+            time.sleep(len(feeds["UNITS"]) * float(gate.read() or 0))
         return self.engine.run(feeds)
 
 
@@ -77,6 +82,17 @@ class Crowd:
         with self.gate.open() as gate:
             fcntl.flock(gate, fcntl.LOCK_EX)
             yield
+
+    @contextmanager
+    def pace(self, seconds: float) -> Iterator[None]:
+        """What each unit takes at least, which the encoder has learned."""
+        self.gate.write_text(str(seconds))
+        try:
+            for _ in range(RUNS):
+                self.classifier.classify(self.video, protocol="1x1")
+            yield
+        finally:
+            self.gate.write_text("")
 
     def call(self, came: list[str], priority: Priority, name: str, **wishes: Any) -> Future[Classification]:
         future = self.pool.submit(self.classifier.classify, self.video, protocol=PROTOCOL, priority=priority, **wishes)
@@ -151,6 +167,19 @@ def test_a_deadline_ends_the_wait_for_the_encoder(crowd: Crowd) -> None:
     came: list[str] = []
     with crowd.closed_gate():
         calls = [crowd.call(came, "interactive", "a video", deadline_s=2.0) for _ in range(8)]
-        assert {getattr(call.exception(), "code", None) for call in calls} == {"deadline_exceeded"}
+        codes = [getattr(call.exception(), "code", None) for call in calls]
+        assert set(codes) == {"deadline_exceeded", "overloaded"}, "who was decoded, and who was not"
     assert not came
     crowd.call(came, "interactive", "a video").result()
+
+
+def test_what_cannot_be_done_in_time_is_refused_before_it_is_decoded(crowd: Crowd) -> None:
+    came: list[str] = []
+    with crowd.pace(0.02):
+        decoded = crowd.decoded()
+        calls = [crowd.call(came, "interactive", "a video", deadline_s=4.0) for _ in range(40)]
+        errors = [error for call in calls if (error := call.exception())]
+        num_decoded = crowd.decoded() - decoded
+    assert {type(error) for error in errors} == {OverloadedError}
+    assert 2 <= len(came) == len(calls) - len(errors)
+    assert num_decoded == len(came)

@@ -46,13 +46,11 @@ def alone(server: Serving, classifier: VideoClassifier) -> Iterator[None]:
 
 
 async def watched(watch: ServerWatch, load: Callable[[], Awaitable[Any]]) -> ServerFigures | None:
-    await watch.open()
-    await watch.begin()
-    try:
+    async with watch:
+        await watch.open()
+        await watch.begin()
         await load()
-    finally:
-        found = await watch.end()
-    return found
+        return await watch.end()
 
 
 def watch_of(serving: Serving, protocol: str = "grpc", **options: Any) -> ServerWatch:
@@ -203,7 +201,11 @@ def test_nobody_there(url: str) -> None:
 
 
 def test_never_begun() -> None:
-    assert asyncio.run(ServerWatch("127.0.0.1:1", metrics_url=None, models=[]).end()) is None
+    async def work() -> ServerFigures | None:
+        async with ServerWatch("127.0.0.1:1", metrics_url=None, models=[]) as watch:
+            return await watch.end()
+
+    assert asyncio.run(work()) is None
 
 
 def test_refusals_and_a_restart(serve: Callable[..., Serving], make_repository: Callable[..., Path]) -> None:

@@ -12,7 +12,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from tubelet.server import shm
-from tubelet.spec.errors import DeadlineError
+from tubelet.spec.errors import DeadlineError, OverloadedError
 
 MODULE = "tubelet.server.steps.backlog"
 OVER = 1e-9
@@ -40,7 +40,7 @@ def is_full(backlog: Any) -> bool:
 
 def test_it_is_full_while_the_encoder_works_and_enough_waits(make_backlog: Callable[..., Any]) -> None:
     encoder, one, other = make_backlog(), make_backlog(), make_backlog()
-    encoder.allow(8)
+    encoder.allow(8, units_per_s=0.0)
     one.add(100)
     assert not is_full(other), "the encoder has nothing to do"
     with encoder.taken():
@@ -57,7 +57,7 @@ def test_it_is_full_while_the_encoder_works_and_enough_waits(make_backlog: Calla
 
 def test_between_two_runs_it_stays_full_but_not_for_what_was_lost(make_backlog: Callable[..., Any]) -> None:
     encoder, sample = make_backlog(), make_backlog()
-    encoder.allow(8)
+    encoder.allow(8, units_per_s=0.0)
     with encoder.taken():
         sample.add(8)
     began = time.monotonic()
@@ -67,7 +67,7 @@ def test_between_two_runs_it_stays_full_but_not_for_what_was_lost(make_backlog: 
 
 def test_who_waits_goes_on_with_the_encoders_next_run(make_backlog: Callable[..., Any]) -> None:
     encoder, sample = make_backlog(), make_backlog()
-    encoder.allow(8)
+    encoder.allow(8, units_per_s=0.0)
     with ThreadPoolExecutor(1) as pool:
         with encoder.taken():
             sample.add(8)
@@ -90,7 +90,7 @@ def test_without_a_supervisor_each_process_is_by_itself(
 ) -> None:
     monkeypatch.delenv(shm.PREFIX_VARIABLE)
     encoder, sample = make_backlog(), make_backlog()
-    encoder.allow(8)
+    encoder.allow(8, units_per_s=0.0)
     with encoder.taken():
         sample.add(8)
         assert not is_full(sample)
@@ -99,9 +99,38 @@ def test_without_a_supervisor_each_process_is_by_itself(
 
 def test_counts_of_several_processes_are_not_lost(make_backlog: Callable[..., Any]) -> None:
     encoder = make_backlog()
-    encoder.allow(4001)
+    encoder.allow(4001, units_per_s=0.0)
     with encoder.taken(), ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda backlog: [backlog.add(1) for _ in range(1000)], [make_backlog() for _ in range(4)]))
         assert not is_full(encoder)
         encoder.add(1)
         assert is_full(encoder)
+
+
+def test_what_cannot_be_encoded_in_time_is_refused_while_others_are_before_it(make_backlog: Callable[..., Any]) -> None:
+    encoder, sample = make_backlog(), make_backlog()
+    encoder.allow(1_000_000, units_per_s=10.0)
+    soon, never = time.monotonic() + 60, time.monotonic() + 3600
+    sample.wait(never, units=100_000, until=soon)  # whoever is alone is tried
+    sample.add(10_000)
+    with encoder.taken():
+        with pytest.raises(OverloadedError, match=r"9\d\d\.\d s too late"):
+            sample.wait(never, until=soon)
+        sample.wait(never, until=soon + 1000)
+    sample.wait(never, units=100_000, until=soon)  # the run has ended, before its time
+    with encoder.taken():
+        sample.wait(never, units=100, decode_s=10.0, until=soon)
+        sample.add(300)
+        sample.wait(never, units=100, decode_s=10.0, until=soon)
+        for more in ({"units": 400}, {"units": 100, "decode_s": 55.0}):
+            with pytest.raises(OverloadedError):
+                sample.wait(never, until=soon, **more)
+
+
+def test_an_encoder_of_unknown_speed_refuses_nothing(make_backlog: Callable[..., Any]) -> None:
+    encoder, sample = make_backlog(), make_backlog()
+    encoder.allow(8, units_per_s=0.0)
+    sample.add(7)
+    with encoder.taken():
+        sample.add(7)
+        sample.wait(time.monotonic() + 3600, units=1_000_000, until=time.monotonic() + 1)

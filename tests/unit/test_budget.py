@@ -69,3 +69,16 @@ def test_whoever_gives_up_waiting_takes_nothing() -> None:
         assert budget.used == 2
 
     asyncio.run(run())
+
+
+def test_taking_at_once_waits_for_nothing_and_passes_nobody() -> None:
+    async def run() -> None:
+        budget = ByteBudget(10)
+        assert (budget.take_now(11), budget.take_now(6), budget.take_now(6)) == (0, 6, 0)
+        waiting = asyncio.create_task(budget.take(8))
+        await settle()
+        assert budget.take_now(1) == 0
+        budget.give(6)
+        assert (await waiting, budget.used) == (8, 8)
+
+    asyncio.run(run())

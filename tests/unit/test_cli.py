@@ -44,6 +44,7 @@ LEFT, DOWN, BROKEN = [3, 1, 0, 0], [0, 0, 0, 3], "in ensemble 'demo', truncated:
         ["no-such-command"],
         ["classify"],
         ["classify", "a.mp4", "--top", "0"],
+        ["classify", "a.mp4", "--priority", "urgent"],
         ["evaluate", "absent.csv"],
         ["evaluate", __file__, "--concurrency", "0"],
         ["export", __file__],
@@ -119,6 +120,14 @@ def test_wishes_reach_the_server(triton: ScriptedTriton, tmp_path: Path) -> None
     assert float(parameters["start_s"].string_param) == 1.5
     # What the questions about the model took is not there any more.
     assert 9000 - spent_ms <= float(parameters["deadline_ms"].string_param) <= 9000
+
+
+@pytest.mark.parametrize(
+    ("wish", "level"), [([], 1), (["--priority", "interactive"], 1), (["--priority", "archive"], 2)]
+)
+def test_a_priority_reaches_the_server(triton: ScriptedTriton, tmp_path: Path, wish: list[str], level: int) -> None:
+    assert tubelet("classify", *write_videos(tmp_path, LEFT, DOWN), *wish, url=triton.url).exit_code == 0
+    assert [request.parameters["priority"].uint64_param for request in triton.requests] == [level] * 2
 
 
 def seen_headers(triton: ScriptedTriton) -> list[dict[str, str]]:

@@ -64,6 +64,21 @@ def test_models_that_answer_together_are_busy_while_a_member_works(metrics: Metr
 
 
 @pytest.mark.parametrize(
+    ("answer", "health"),
+    [
+        ((200, b"{}"), "well"),
+        ((503, b'{"error":"[request id: <id_unknown>] Exceeds maximum queue size"}'), "busy"),
+        ((503, b'{"error":"in ensemble \'a\', Request timeout expired"}'), "busy"),
+        ((503, b'{"error":"in ensemble \'a\', overloaded: with the work that is before it"}'), "busy"),
+        ((500, b'{"error":"in ensemble \'a\', internal: the encoder step failed"}'), "ill"),
+    ],
+)
+def test_who_refuses_a_canary_is_busy(monkeypatch: pytest.MonkeyPatch, answer: tuple[int, bytes], health: str) -> None:
+    monkeypatch.setattr(Probe, "_request", lambda *_, **__: answer)
+    assert Probe("127.0.0.1", 8000).canary(served("a"), timeout_s=1.0) == health
+
+
+@pytest.mark.parametrize(
     ("healths", "answers", "serves"),
     [
         (("well", "well"), False, True),

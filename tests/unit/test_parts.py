@@ -127,7 +127,8 @@ def test_parts_are_read_in_their_order_and_in_groups(tmp_path: Path) -> None:
     names = [uri for batch in batches for uri in batch["uri"].to_pylist()]
     assert names[-6:] == [f"/videos/{i:06d}.mp4" for i in (2, 3, 4, 10, 11, 1_000_000)]
     reader = PartReader(tmp_path)
-    assert to_row(*reader.find(0, GROUP_ROWS)).item.uri == f"/videos/{GROUP_ROWS:06d}.mp4"
+    for place in (GROUP_ROWS, GROUP_ROWS - 1, 0, 1, 255, 256):
+        assert to_row(*reader.find(0, place)).item.uri == f"/videos/{place:06d}.mp4"
     with pytest.raises(ContractError, match=r"has 3 rows, row 3"):
         reader.find(2, 3)
 

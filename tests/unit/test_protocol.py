@@ -1,5 +1,6 @@
 """Names of protocols, and which of them a model has."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from strategies import contracts
 
 from tubelet.spec.bounds import MOST_CLIP_FRAMES
-from tubelet.spec.ensemble import EnsembleContract
+from tubelet.spec.ensemble import EnsembleContract, cheapest_protocol
 from tubelet.spec.manifest import Contract
 from tubelet.spec.pipeline import FullVideo
 from tubelet.spec.protocol import ANY_CLIPS, ANY_FULL, Protocol, is_allowed, listed
@@ -143,3 +144,42 @@ def test_models_with_nothing_in_common_cannot_answer_together(make_contract) -> 
     other = replace(one, name="other", protocols=(ANY_CLIPS,), default_protocol="1x1")
     with pytest.raises(ValueError, match="must have a protocol in common"):
         EnsembleContract(schema_version=1, name="both", members=(one, other), aggregation="mean_probabilities")
+
+
+@pytest.mark.parametrize(
+    ("protocols", "cheapest"),
+    [
+        (("10x3", "10x1", "full"), "10x1"),  # 160 frames, of the whole video 250
+        (("10x3", "full"), "full"),
+        (("10x3", ANY_FULL), "full8"),
+        ((ANY_CLIPS, "full32"), "1x1"),
+        (("full", "full12", ANY_CLIPS), "full12"),
+    ],
+)
+def test_the_cheapest_protocol_asks_the_fewest_units(
+    make_vtn_contract: Callable[..., Contract], protocols: tuple[str, ...], cheapest: str
+) -> None:
+    contract = replace(make_vtn_contract(), protocols=(*protocols, "30x3"), default_protocol="30x3")
+    if not any(name.startswith("full") for name in protocols):
+        contract = replace(contract, full_video=None)
+    assert cheapest_protocol(contract) == cheapest
+
+
+def test_the_cheapest_protocol_is_of_whole_units(make_vtn_contract: Callable[..., Contract]) -> None:
+    basis = make_vtn_contract(num_full=256)
+    geometry = replace(basis.geometry, unit_frames=16)
+    contract = replace(basis, geometry=geometry, protocols=(ANY_FULL,), default_protocol="full64")
+    assert cheapest_protocol(contract) == "full16"
+
+
+def test_the_cheapest_protocol_of_an_ensemble_is_one_that_all_members_have(
+    make_contract: Callable[..., Contract], make_vtn_contract: Callable[..., Contract]
+) -> None:
+    vivit = replace(make_contract(), protocols=(ANY_CLIPS,), default_protocol="1x1")
+    vtn = replace(make_vtn_contract(), heads=vivit.heads)
+    together = EnsembleContract(
+        schema_version=1, name="together", members=(vivit, vtn), aggregation="mean_probabilities"
+    )
+    assert cheapest_protocol(vivit) == "1x1"
+    assert cheapest_protocol(together) == "10x1"
+    assert together.allows(cheapest_protocol(together))

@@ -142,6 +142,18 @@ def test_a_generator_that_was_late_sends_all_that_was_due_and_says_so() -> None:
     assert run(scenario(EVEN), Scripted()).generator.is_on_time
 
 
+def test_what_is_done_with_an_answer_is_in_no_latency() -> None:
+    async def read_for_long(_: str, __: int) -> Reply:
+        await asyncio.sleep(0.002)
+        came_s = asyncio.get_running_loop().time()
+        block_for(0.005)
+        return REPLY._replace(at_s=came_s)
+
+    latency = run(scenario(EVEN), Scripted(read_for_long)).together.latency
+    assert latency.count == 400
+    assert 1.9 < latency.p50_ms <= latency.max_ms < 2.1
+
+
 def test_lateness_does_not_matter_beside_a_long_latency() -> None:
     async def slow(_: str, index: int) -> Reply:
         if index % 10 == 0:

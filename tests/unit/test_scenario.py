@@ -94,6 +94,9 @@ def test_what_is_asked_has_a_digest(tmp_path: Path) -> None:
         (STEADY, '{ kind = "steps", stages = [[9, 1, 1], [0, 1, 1]] }', "people.stages: seconds must be above 0"),
         (STEADY, '{ kind = "steps", stages = [[9, -1, 2]] }', "people.stages: rates must be from 0 to 100000 a second"),
         (STEADY, '{ kind = "trace", file = "t.txt", speed = 0.0 }', "people.speed must be above 0"),
+        ('name = "small"', 'name = "a/b"', "name must be the name of a file, of at most 60 characters, got 'a/b'"),
+        ('name = "small"', 'name = "../up"', "name must be the name of a file"),
+        ('name = "small"', 'name = ""', "name must be the name of a file"),
         ("name =", "name", "small.toml is not TOML"),
     ],
 )

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tiny import CHECKPOINT
+from tiny import CHECKPOINT, NETWORK
 from torch import Tensor
 from vivits import MODEL_1, MODEL_3, MODEL_4, VIVITS, network_of, small_clips, small_vivit
 
@@ -26,14 +26,6 @@ from tubelet.spec.errors import RecipeError
 from tubelet.spec.network import VivitNetwork
 
 Parameters = dict[str, Tensor]
-FACTORISED = VivitNetwork(
-    family="vivit",
-    variant="factorised_encoder",
-    classifier="token",
-    attention_order=None,
-    sampled_frames=None,
-    num_heads=None,
-)
 
 
 @pytest.fixture
@@ -41,7 +33,7 @@ def parameters() -> Parameters:
     return read_parameters(CHECKPOINT)
 
 
-def load(path: Path, network: VivitNetwork = FACTORISED, *, num_frames: int = 6, crop_px: int = 16) -> Any:
+def load(path: Path, network: VivitNetwork = NETWORK, *, num_frames: int = 6, crop_px: int = 16) -> Any:
     return scenic.load(path, network, num_frames=num_frames, crop_px=crop_px)
 
 
@@ -97,7 +89,7 @@ def test_sizes_of_a_factorised_encoder_are_read_from_shapes(
 ) -> None:
     path = tmp_path_factory.mktemp("checkpoint") / "checkpoint"
     write_checkpoint(path, FactorisedEncoder(sizes))
-    network = replace(FACTORISED, classifier=sizes.classifier)
+    network = replace(NETWORK, classifier=sizes.classifier)
     assert load(path, network, num_frames=sizes.num_frames, crop_px=sizes.crop_px).sizes == sizes
 
 

@@ -17,6 +17,8 @@ from tritonclient.grpc import service_pb2
 
 from tubelet.clients import AsyncVideoClassifier
 from tubelet.clients.address import parse_url
+from tubelet.clients.results import read_report
+from tubelet.loadtest import sending
 from tubelet.loadtest.scenario import Closed, RequestKind, Scenario, Steady, Stream, Synthetic
 from tubelet.loadtest.sending import Reply, Sender
 from tubelet.loadtest.wires import open_wire
@@ -31,6 +33,7 @@ from tubelet.spec.errors import (
     UnavailableError,
 )
 from tubelet.spec.limits import Limits
+from tubelet.spec.priorities import QUEUE_SHARE
 
 VIDEOS = {"v": (b"[3.0, 1.0, 0.0, -1.0]", b"[0.0, 1.0, 2.0, 40.0]", b"")}
 
@@ -67,7 +70,9 @@ def test_a_request_is_the_one_that_a_client_would_send(
 ) -> None:
     what = scenario(triton.url, protocol=protocol, priority=priority, deadline_s=12.5)
     reply = with_sender(what, lambda sender: sender.send("k", 4))
-    assert reply == Reply(protocol="1x1", views=1, units=3, server_ms=9.25, num_bytes=len(VIDEOS["v"][1]))
+    assert reply._replace(at_s=None) == Reply(
+        protocol="1x1", views=1, units=3, server_ms=9.25, num_bytes=len(VIDEOS["v"][1])
+    )
 
     async def ask() -> None:
         async with AsyncVideoClassifier(triton.url) as client:
@@ -78,7 +83,7 @@ def test_a_request_is_the_one_that_a_client_would_send(
     # A client's deadline has become a little less on the way.
     for request in (ours, theirs):
         assert float(request.parameters.pop("deadline_ms").string_param) == pytest.approx(12500, rel=0.1)
-        assert request.parameters.pop("timeout").int64_param == pytest.approx(12.5e6, rel=0.1)
+        assert request.parameters.pop("timeout").int64_param == pytest.approx(QUEUE_SHARE * 12.5e6, rel=0.1)
     assert ours == theirs
 
 
@@ -101,6 +106,23 @@ def test_videos_are_taken_in_turn_and_headers_are_made_anew(triton: ScriptedTrit
     assert len({token for _, token in seen}) == 4
 
 
+def test_an_answer_has_come_before_it_is_read(triton: ScriptedTriton, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_s: list[float] = []
+
+    def read(*arguments: Any) -> Any:
+        read_s.append(asyncio.get_running_loop().time())
+        return read_report(*arguments)
+
+    monkeypatch.setattr(sending, "read_report", read)
+
+    async def work(sender: Sender) -> tuple[float, float | None]:
+        began_s = asyncio.get_running_loop().time()
+        return began_s, (await sender.send("k", 0)).at_s
+
+    began_s, at_s = with_sender(scenario(triton.url), work)
+    assert began_s < at_s < read_s.pop()
+
+
 def test_contracts_are_known_and_no_more_time_is_asked_for_than_there_is(triton: ScriptedTriton) -> None:
     triton.models = [ensemble(limits=replace(Limits(), default_deadline_s=5.0))]
 
@@ -109,7 +131,7 @@ def test_contracts_are_known_and_no_more_time_is_asked_for_than_there_is(triton:
         return sender.contracts
 
     assert with_sender(scenario(triton.url, deadline_s=60.0), work) == {"demo": contract().digest}
-    assert triton.requests[0].parameters["timeout"].int64_param == 5_000_000
+    assert triton.requests[0].parameters["timeout"].int64_param == QUEUE_SHARE * 5_000_000
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,20 +58,24 @@ def test_numpy_2_is_refused_because_its_tensors_arrive_empty(tmp_path: Path) -> 
     assert "found 2.1.0; pip install 'numpy<2'" in done.stdout
 
 
+def arguments_of(repository: Path, *, is_wheel: bool = True, **options: Any) -> list[str]:
+    """What a tritonserver is started with."""
+    usual: dict[str, Any] = {
+        "backends": None,
+        "models": [],
+        "address": "127.0.0.1",
+        "ports": Ports(1, 2, 3),
+        "admin_key": "secret",
+        "shm_prefix": "tubelet_7_",
+        "shm_bytes": 4096,
+    }
+    triton = Triton(binary=Path("tritonserver"), is_wheel=is_wheel)
+    return server_arguments(triton, repository=repository, **{**usual, **options})
+
+
 @pytest.mark.parametrize("allow", [False, True])
 def test_administration_is_locked_and_nothing_faces_a_network(tmp_path: Path, allow: bool) -> None:
-    arguments = server_arguments(
-        Triton(binary=Path("tritonserver"), is_wheel=True),
-        repository=tmp_path,
-        backends=None,
-        models=["motion", "motion_frames"],
-        address="127.0.0.1",
-        ports=Ports(1, 2, 3),
-        admin_key="secret",
-        shm_prefix="tubelet_7_",
-        shm_bytes=4096,
-        allow_shared_memory=allow,
-    )
+    arguments = arguments_of(tmp_path, models=["motion", "motion_frames"], allow_shared_memory=allow)
     locked = "model-repository,trace,logging" if allow else "model-repository,shared-memory,trace,logging"
     restricted = f"{locked}:tubelet-key=secret"
     assert f"--http-restricted-api={restricted}" in arguments
@@ -85,34 +90,14 @@ def test_administration_is_locked_and_nothing_faces_a_network(tmp_path: Path, al
 
 @pytest.mark.parametrize("is_wheel", [True, False])
 def test_who_calls_triton_directly_connects_anew_now_and_then(is_wheel: bool, tmp_path: Path) -> None:
-    arguments = server_arguments(
-        Triton(binary=Path("tritonserver"), is_wheel=is_wheel),
-        repository=tmp_path,
-        backends=None,
-        models=[],
-        address="127.0.0.1",
-        ports=Ports(1, 2, 3),
-        admin_key="secret",
-        shm_prefix="tubelet_7_",
-        shm_bytes=4096,
-    )
+    arguments = arguments_of(tmp_path, is_wheel=is_wheel)
     assert ("--grpc-max-connection-age=60000" in arguments) is not is_wheel
 
 
 def test_a_card_gets_its_pools(tmp_path: Path) -> None:
     def arguments(pools: Pools | None, *, host_code: bool = False) -> list[str]:
-        return server_arguments(
-            Triton(binary=Path("tritonserver"), is_wheel=False),
-            repository=tmp_path,
-            backends=None,
-            models=["motion"],
-            address="0.0.0.0",
-            ports=Ports(1, 2, 3),
-            admin_key="secret",
-            shm_prefix="tubelet_7_",
-            shm_bytes=4096,
-            pools=pools,
-            host_code=host_code,
+        return arguments_of(
+            tmp_path, is_wheel=False, models=["motion"], address="0.0.0.0", pools=pools, host_code=host_code
         )
 
     without, given = arguments(None), arguments(Pools(device_bytes=10, pinned_bytes=20))

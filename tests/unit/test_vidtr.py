@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tubelet.export.count import on_meta
+from tubelet.export.papers import FULL_SIZE
 from tubelet.models.network import VideoNetwork
 from tubelet.models.vidtr import CompactVidtr, CompactVidtrSizes, JointVidtr, SeparableVidtr, VidtrSizes
 from tubelet.models.vidtr_attention import JointAttention, PoolingAttention, SeparableAttention, keep_times
@@ -229,42 +231,17 @@ def test_poolings_that_leave_nothing_are_refused(pool_layers: Any, dropped_times
         compact(pool_layers=pool_layers, dropped_times=dropped_times)
 
 
-VIDTR_S = VidtrSizes(
-    num_frames=8,
-    patch_frames=1,
-    crop_px=224,
-    patch_px=16,
-    width=768,
-    num_layers=12,
-    num_heads=12,
-    mlp_width=3072,
-    activation="relu",
-    num_classes=400,
-)
-
-
 @pytest.mark.parametrize(
-    ("make", "parameters"),
+    ("name", "parameters"),
     [
-        (lambda: SeparableVidtr(VIDTR_S), 87_473_296),
-        (lambda: SeparableVidtr(dataclasses.replace(VIDTR_S, num_frames=16)), 88_689_808),
-        (lambda: SeparableVidtr(dataclasses.replace(VIDTR_S, num_frames=32)), 91_122_832),
-        (lambda: CompactVidtr(compact(VIDTR_S, pool_layers=(1, 3, 5), dropped_times=(2, 2, 2))), 87_159_952),
-        (
-            lambda: CompactVidtr(
-                compact(
-                    dataclasses.replace(VIDTR_S, num_frames=16),
-                    pool_layers=(1, 2, 4),
-                    dropped_times=(8, 4, 2),
-                )
-            ),
-            88_364_176,
-        ),
-        (lambda: JointVidtr(VIDTR_S), 87_159_952),
+        ("vidtr_s_k400", 87_473_296),
+        ("vidtr_m_k400", 88_689_808),
+        ("vidtr_l_k400", 91_122_832),
+        ("cvidtr_s_k400", 87_159_952),
+        ("cvidtr_m_k400", 88_364_176),
+        ("vidtr_vanilla_k400", 87_159_952),
     ],
-    ids=["S", "M", "L", "C-S", "C-M", "vanilla"],
 )
-def test_the_published_sizes_have_the_published_parameters(make: Callable[[], VideoNetwork], parameters: int) -> None:
-    with torch.device("meta"):
-        model = make()
+def test_the_published_sizes_have_the_published_parameters(name: str, parameters: int) -> None:
+    model = on_meta(FULL_SIZE[name])
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters

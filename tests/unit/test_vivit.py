@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import CHECKPOINT, MAKER, TINY
+from tiny import CHECKPOINT, MAKER, NETWORK, TINY
 from torch import Tensor, nn
 from torch.nn import functional
 from vivits import MODEL_1, MODEL_2, MODEL_3, MODEL_4, VIVITS, small_clips, small_vivit
@@ -35,7 +35,6 @@ from tubelet.models.vivit_sizes import (
     TubeletSizes,
     uniform_frames,
 )
-from tubelet.spec.network import VivitNetwork
 from tubelet.spec.strict import decode, encode
 
 SIZES = {
@@ -131,15 +130,7 @@ def test_sizes_survive_a_file_and_name_their_network(kind: str) -> None:
 
 
 def load_tiny() -> FactorisedEncoder:
-    network = VivitNetwork(
-        family="vivit",
-        variant="factorised_encoder",
-        classifier="token",
-        attention_order=None,
-        sampled_frames=None,
-        num_heads=None,
-    )
-    model = scenic.load(CHECKPOINT, network, num_frames=6, crop_px=16).eval()
+    model = scenic.load(CHECKPOINT, NETWORK, num_frames=6, crop_px=16).eval()
     assert isinstance(model, FactorisedEncoder)
     return model
 

@@ -37,7 +37,7 @@ CASES = [
     (Code.UNAVAILABLE, "in ensemble 'demo', overloaded: wait", OverloadedError, "overloaded"),
     (Code.INTERNAL, "in ensemble 'demo', deadline_exceeded: over", DeadlineError, "deadline_exceeded"),
     (Code.UNAVAILABLE, "in ensemble 'demo', [request id: 1] Exceeds maximum queue size", OverloadedError, "overloaded"),
-    (Code.UNAVAILABLE, "in ensemble 'demo', Request timeout expired", DeadlineError, "deadline_exceeded"),
+    (Code.UNAVAILABLE, "in ensemble 'demo', Request timeout expired", OverloadedError, "overloaded"),
     (Code.DEADLINE_EXCEEDED, "Deadline Exceeded", DeadlineError, "deadline_exceeded"),
     (Code.INVALID_ARGUMENT, "unexpected inference input 'X' for model 'demo'", InvalidRequestError, "bad_input"),
     (Code.INTERNAL, "Stub process 'demo_sample_0_0' is not healthy.", UnavailableError, "backend_lost"),

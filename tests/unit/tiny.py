@@ -6,10 +6,21 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from tubelet.spec.network import VivitNetwork
+
 TINY = Path(__file__).parents[1] / "assets" / "vivit_fe_tiny"
 CHECKPOINT = TINY / "checkpoint"
 MAKER = TINY.parent / "make_vivit_fe_tiny.py"
 LABELS = ("up", "down", "left", "right", "still")
+
+NETWORK = VivitNetwork(
+    family="vivit",
+    variant="factorised_encoder",
+    classifier="token",
+    attention_order=None,
+    sampled_frames=None,
+    num_heads=None,
+)
 
 RECIPE = """
 name = "tiny"

@@ -43,6 +43,17 @@ class ByteBudget:
             raise
         return wanted
 
+    def take_now(self, size: int) -> int:
+        """Takes ``size`` bytes if they are free and nobody waits, else none.
+
+        Returns:
+            What has to be given back: ``size`` or 0.
+        """
+        if self._waiting or self.used + size > self._total:
+            return 0
+        self.used += size
+        return size
+
     def give(self, size: int) -> None:
         """Gives bytes back."""
         self.used -= size

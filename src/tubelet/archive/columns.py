@@ -12,7 +12,7 @@ from tubelet.archive.items import Item
 from tubelet.archive.rows import Row, Run
 from tubelet.clients import Label
 
-__all__ = ["SCHEMA", "rows_to_batch", "to_row"]
+__all__ = ["ROW_COLUMNS", "SCHEMA", "rows_to_batch", "to_row"]
 
 _MICROSECONDS = 1e6
 
@@ -62,6 +62,9 @@ SCHEMA = pa.schema(
 )
 """Of every part. docs/archive-schema.md is compared with it."""
 
+ROW_COLUMNS = tuple(name for name in SCHEMA.names if name not in ("model", "protocol", "contract_digest"))
+"""Those that differ from row to row, which `to_row` looks at."""
+
 
 def rows_to_batch(rows: Sequence[Row], run: Run) -> pa.RecordBatch:
     """Columns of `SCHEMA`, in the rows' order; times are rounded to the microsecond.
@@ -91,14 +94,15 @@ def rows_to_batch(rows: Sequence[Row], run: Run) -> pa.RecordBatch:
 
 
 def to_row(batch: pa.RecordBatch | pa.Table, place: int) -> Row:
-    """The row at ``place``, from 0. ``copied_from``, messages and warnings come as they are written."""
+    """The row at ``place``, from 0, of a table with `ROW_COLUMNS` at least.
+
+    ``copied_from``, messages and warnings come as they are written.
+    """
     value = batch.slice(place, 1)
     times = [value[name][0].value / _MICROSECONDS for name in ("started_at", "finished_at")]
     logits = value["logits"][0]
     plain = {
-        name: value[name][0].as_py()
-        for name in SCHEMA.names
-        if name not in ("started_at", "finished_at", "logits", "model", "protocol", "contract_digest")
+        name: value[name][0].as_py() for name in ROW_COLUMNS if name not in ("started_at", "finished_at", "logits")
     }
     uri, raw = plain.pop("uri"), plain.pop("uri_bytes")
     item = Item(

@@ -127,8 +127,7 @@ class Ledger:
         """
         with self._at_work():
             with transaction(self._db):
-                for row in rows:
-                    self._insert(row)
+                self._insert(rows)
             self._write_full()
 
     def counts(self) -> Counts:
@@ -181,19 +180,27 @@ class Ledger:
         if ids:
             self._near = sorted(ids)[len(ids) // 2]
 
-    def _insert(self, row: Row) -> None:
-        content = None
-        if row.content_sha256 is not None and row.copied_from is None and row.is_final:
-            content = _content_key(row.content_sha256, row.item)
-        inserted = self._db.execute(
-            "INSERT INTO items (key, content) VALUES (?, ?) ON CONFLICT (key) DO NOTHING", (row.item.key, content)
+    def _insert(self, rows: Sequence[Row]) -> None:
+        numbered = []
+        for row in rows:
+            content = None
+            if row.content_sha256 is not None and row.copied_from is None and row.is_final:
+                content = _content_key(row.content_sha256, row.item)
+            inserted = self._db.execute(
+                "INSERT INTO items (key, content) VALUES (?, ?) ON CONFLICT (key) DO NOTHING", (row.item.key, content)
+            )
+            if inserted.rowcount:
+                numbered.append((inserted.lastrowid, row))
+        self._db.executemany(
+            "INSERT INTO payloads VALUES (?, ?, ?)", ((row_id, *to_payload(row)) for row_id, row in numbered)
         )
-        if inserted.rowcount == 0:
-            return
-        self._db.execute("INSERT INTO payloads VALUES (?, ?, ?)", (inserted.lastrowid, *to_payload(row)))
         self._db.execute(
-            "UPDATE counts SET done = done + 1, failed = failed + ?, copied = copied + ?",
-            (row.error_code is not None, row.copied_from is not None),
+            "UPDATE counts SET done = done + ?, failed = failed + ?, copied = copied + ?",
+            (
+                len(numbered),
+                sum(row.error_code is not None for _, row in numbered),
+                sum(row.copied_from is not None for _, row in numbered),
+            ),
         )
 
     def _waiting(self) -> int:

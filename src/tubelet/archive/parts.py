@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import tubelet
-from tubelet.archive.columns import SCHEMA, rows_to_batch
+from tubelet.archive.columns import ROW_COLUMNS, SCHEMA, rows_to_batch
 from tubelet.archive.rows import Row, Run
 from tubelet.spec.errors import ContractError, InvalidRequestError
 from tubelet.spec.strict import decode, encode
@@ -23,8 +24,10 @@ from tubelet.spec.strict import decode, encode
 __all__ = ["SCHEMA", "PartReader", "open_part", "part_name", "part_numbers", "read_rows", "read_run", "write_part"]
 
 GROUP_ROWS = 2048
-"""Rows that are in memory at a time while a part is written, and that are read to get at one of them."""
-_GROUPS_KEPT = 8
+"""Rows that are in memory as columns while a part is written, and that are read to get at one of them."""
+_STRETCH_ROWS = 256
+"""Rows that are in memory as Python's objects meanwhile, ten times as large, and that are kept after one was read."""
+_STRETCHES_KEPT = 32
 _RUN = b"tubelet.run"
 _VERSION = b"tubelet.version"
 _NAME = re.compile(r"part-([0-9]{6,})\.parquet")
@@ -64,6 +67,7 @@ def write_part(path: Path, rows: Iterable[Row], run: Run) -> int:
             file.flush()
             os.fsync(file.fileno())
             size = file.tell()
+        _give_memory_back()
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -111,7 +115,7 @@ def read_run(folder: Path) -> Run:
 
 
 class PartReader:
-    """Reads single rows back. Keeps the groups that were read last: the same content tends to come in runs.
+    """Reads single rows back. Keeps what lay beside those that were read last: the same content tends to come in runs.
 
     Args:
         folder: of the parts.
@@ -119,25 +123,26 @@ class PartReader:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._kept: OrderedDict[tuple[int, int], tuple[int, pa.Table]] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
 
     def find(self, number: int, place: int) -> tuple[pa.Table, int]:
-        """The table, and the place in it, of the row at ``place`` of part ``number``, both from 0.
+        """A table of `ROW_COLUMNS`, and the place in it, of the row at ``place`` of part ``number``, both from 0.
 
         Raises:
             ContractError: ``contract_mismatch``: the part is missing, damaged or too short.
         """
-        for (kept, group), (first, table) in self._kept.items():
+        for (kept, first), table in self._kept.items():
             if kept == number and first <= place < first + table.num_rows:
-                self._kept.move_to_end((kept, group))
+                self._kept.move_to_end((kept, first))
                 return table, place - first
-        group, first, table = self._read(number, place)
-        self._kept[number, group] = first, table
-        if len(self._kept) > _GROUPS_KEPT:
+        first, table = self._read(number, place)
+        _give_memory_back()
+        self._kept[number, first] = table
+        if len(self._kept) > _STRETCHES_KEPT:
             self._kept.popitem(last=False)
         return table, place - first
 
-    def _read(self, number: int, place: int) -> tuple[int, int, pa.Table]:
+    def _read(self, number: int, place: int) -> tuple[int, pa.Table]:
         path = self._folder / part_name(number)
         with open_part(path) as part, _unbroken(path):
             first = 0
@@ -145,9 +150,28 @@ class PartReader:
                 rows = part.metadata.row_group(group).num_rows
                 if place < first + rows:
                     # In this thread: each of a pool's threads would keep memory.
-                    return group, first, part.read_row_group(group, use_threads=False)
+                    table = part.read_row_group(group, columns=list(ROW_COLUMNS), use_threads=False)
+                    skipped = (place - first) // _STRETCH_ROWS * _STRETCH_ROWS
+                    return first + skipped, _packed(table.slice(skipped, _STRETCH_ROWS))
                 first += rows
         raise ContractError("contract_mismatch", f"{path} has {first} rows, row {place} was written into it")
+
+
+def _packed(table: pa.Table) -> pa.Table:
+    """The same table in one piece of memory.
+
+    Buffers of a group that are kept would hold the rest of it, and lie among those that come and go with the next
+    groups, so that Arrow's allocator could give none of its pages back: 20 MiB more after a hundred groups.
+    """
+    stream = io.BytesIO()
+    with pa.ipc.new_stream(stream, table.schema) as writer:
+        writer.write_table(table)
+    return pa.ipc.open_stream(pa.py_buffer(stream.getvalue())).read_all()
+
+
+def _give_memory_back() -> None:
+    """Has Arrow's allocator give back what this thread no longer needs; else it keeps the most that there ever was."""
+    pa.default_memory_pool().release_unused()
 
 
 @contextmanager
@@ -181,8 +205,10 @@ def _write(file: object, rows: Iterator[Row], run: Run) -> None:
         column_encoding={"logits.list.element": "BYTE_STREAM_SPLIT"},
         write_page_checksum=True,
     ) as writer:
-        while group := list(islice(rows, GROUP_ROWS)):
-            writer.write_batch(rows_to_batch(group, run).replace_schema_metadata(schema.metadata))
+        stretches = iter(lambda: list(islice(rows, _STRETCH_ROWS)), [])
+        batches = (rows_to_batch(stretch, run).replace_schema_metadata(schema.metadata) for stretch in stretches)
+        while group := list(islice(batches, GROUP_ROWS // _STRETCH_ROWS)):
+            writer.write_table(pa.Table.from_batches(group))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -22,6 +22,8 @@ READERS = 16
 """Files that are read at a time: enough for storage that answers in 50 ms to keep up with 300 videos a second."""
 _FIRST_PAUSE_S, _MOST_PAUSE_S = 1.0, 15.0
 """Between two looks at storage that is away: twice as long each time, give or take a quarter."""
+_SMALL_BYTES = 256 * 1024
+"""Files up to here are read by the thread that looks for their size: a second way to a thread would cost as much."""
 _MOST_TRIES_BESIDE = 2
 """Times that one video may fail while others of its storage are read; then it is the video that is bad."""
 
@@ -89,34 +91,49 @@ class Reader:
 
     async def _read_once(self, work: Work, most_bytes: int) -> bytes:
         loop, uri = asyncio.get_running_loop(), work.item.uri
-        work.size_bytes = size = await loop.run_in_executor(self._threads, self._files.size, uri)
-        if size > most_bytes:
-            raise LimitError(
-                "too_large",
-                f"the server takes videos of up to {most_bytes} bytes (max_video_bytes), this one has {size}",
-            )
-        work.taken_bytes = await self._budget.take(size)
+        work.taken_bytes = self._budget.take_now(_SMALL_BYTES)
         try:
-            content, work.content_sha256 = await loop.run_in_executor(
-                self._threads, _read_and_hash, self._files, uri, most_bytes
+            size, found = await loop.run_in_executor(
+                self._threads, _look_and_read, self._files, uri, min(work.taken_bytes, most_bytes), most_bytes
             )
+            work.size_bytes = size
+            self._keep(work, 0 if found is None else min(work.taken_bytes, len(found[0])))
+            if found is None:
+                if size > most_bytes:
+                    raise LimitError(
+                        "too_large",
+                        f"the server takes videos of up to {most_bytes} bytes (max_video_bytes), this one has {size}",
+                    )
+                work.taken_bytes = await self._budget.take(size)
+                found = await loop.run_in_executor(self._threads, _read_and_hash, self._files, uri, most_bytes)
         except BaseException:
             self.drop(work)
             raise
-        work.content, work.size_bytes = content, len(content)
+        work.content, work.content_sha256 = found
+        work.size_bytes = len(work.content)
         self._num_read, self._last_read_s, self._is_stalled = self._num_read + 1, time.monotonic(), False
-        return content
+        return work.content
 
     def drop(self, work: Work) -> None:
         """Gives a work's bytes back."""
         work.content = None
-        if work.taken_bytes:
-            self._budget.give(work.taken_bytes)
-            work.taken_bytes = 0
+        self._keep(work, 0)
+
+    def _keep(self, work: Work, size: int) -> None:
+        """Gives back what was taken for a work, but for ``size``."""
+        surplus, work.taken_bytes = work.taken_bytes - size, size
+        if surplus:
+            self._budget.give(surplus)
 
     def close(self) -> None:
         """Waits for nobody: a thread that hangs in a read ends with it."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _look_and_read(files: Files, uri: str, at_once: int, most_bytes: int) -> tuple[int, tuple[bytes, str] | None]:
+    """The size, and the bytes and their hash where it is not more than ``at_once``."""
+    size = files.size(uri)
+    return size, _read_and_hash(files, uri, most_bytes) if size <= at_once else None
 
 
 def _read_and_hash(files: Files, uri: str, most_bytes: int) -> tuple[bytes, str]:

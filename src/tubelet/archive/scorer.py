@@ -124,6 +124,11 @@ class _Scorer:
             or self._contents.num_following >= _MOST_FOLLOWERS
         )
 
+    @property
+    def _has_space(self) -> bool:
+        """Whether all readers may go on: together, since the event loop then wakes up once for what they read."""
+        return not self._is_crowded and len(self._ready) + self._done.qsize() <= _AHEAD - READERS
+
     async def _read_on(self, items: AsyncIterator[Item]) -> None:
         """Takes items and makes them ready, one at a time, until there are no more."""
         await self._fleet.first_up.wait()
@@ -174,7 +179,7 @@ class _Scorer:
     def _move_on(self) -> None:
         """After anything has happened: sends what can be sent, lets readers go on, and sees whether all is done."""
         self._dispatch()
-        if not self._is_crowded:
+        if self._has_space:
             self._space.set()
         if self._stopped.is_set():
             is_done = not self._num_asking

@@ -9,6 +9,7 @@ from tubelet.archive.pace import Pace
 from tubelet.archive.settings import Settings
 from tubelet.clients import AsyncVideoClassifier, Classification, ModelDescription, Retries, Timeouts, Tls
 from tubelet.preprocess.canary import canary_video
+from tubelet.spec.ensemble import cheapest_protocol
 from tubelet.spec.errors import (
     ContractError,
     DeadlineError,
@@ -25,7 +26,6 @@ _FIRST_HOLD_S, _MOST_HOLD_S = 0.1, 5.0
 _MOST_COMFORT = 32
 """Requests at a server with a long queue; videos in memory are bounded besides."""
 _CANARY_DEADLINE_S = 60.0
-_CHEAP_PROTOCOLS = ("1x1", "1x3")
 
 
 def open_classifier(settings: Settings, url: str, *, expect_digest: str | None) -> AsyncVideoClassifier:
@@ -115,8 +115,7 @@ class Server:
         self.pace.comfort = min(_MOST_COMFORT, self.description.limits.queue_size // 2)
         if not was_there:
             return
-        contract = self.description.contract
-        protocol = next((name for name in _CHEAP_PROTOCOLS if contract.allows(name)), contract.default_protocol)
+        protocol = cheapest_protocol(self.description.contract)
         deadline_s = min(_CANARY_DEADLINE_S, self.description.limits.default_deadline_s)
         try:
             await self._classifier.classify(canary_video(), protocol=protocol, deadline_s=deadline_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -51,6 +52,8 @@ def main() -> None:
 
     Exit codes: 0 done, 1 the work failed or fell short, 2 wrong usage.
     """
+    # Else gRPC says on stderr, a line each, what becomes of its attempts to connect; the error that we print says it.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 
 for _command in (

@@ -11,6 +11,7 @@ import click
 
 from tubelet.cli.shared import json_option, print_json, server_options
 from tubelet.spec.errors import TubeletError
+from tubelet.spec.priorities import DEFAULT_PRIORITY, PRIORITIES
 
 if TYPE_CHECKING:
     from tubelet.clients import Classification, VideoClassifier
@@ -32,6 +33,13 @@ _CLASSIFY_CONCURRENCY = 4
 @click.option("--start-s", type=float, help="Start of the part that counts, in seconds. [default: the start]")
 @click.option("--end-s", type=float, help="End of that part, in seconds. [default: the end]")
 @click.option("--deadline-s", type=float, help="Give up on a video after this many seconds.")
+@click.option(
+    "--priority",
+    type=click.Choice(list(PRIORITIES)),
+    default=DEFAULT_PRIORITY,
+    show_default=True,
+    help="Who goes first where requests wait: archive lets those pass for whose answers somebody waits.",
+)
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many labels.")
 @click.option("--chunked", is_flag=True, help="For long videos in many frames: keep but a batch of them in memory.")
 @json_option

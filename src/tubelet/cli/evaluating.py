@@ -16,6 +16,7 @@ from tubelet.cli.shared import (
     concurrency_option,
     json_option,
     print_json,
+    save_page,
     server_options,
     storage_option,
 )
@@ -101,8 +102,7 @@ def evaluate(
         if out is not None:
             from tubelet.evaluation.report import render_evaluation
 
-            (out / _REPORT_FILE).write_text(render_evaluation(found), encoding="utf-8")
-            click.echo(f"report: {out / _REPORT_FILE}", err=True)
+            save_page(render_evaluation(found), out / _REPORT_FILE)
     sys.exit(1 if found.failures else 0)
 
 
@@ -131,8 +131,7 @@ def compare(run_a: Path, run_b: Path, out: Path | None, as_json: bool) -> None:
     if out is not None:
         from tubelet.evaluation.report import render_comparison
 
-        out.write_text(render_comparison(found), encoding="utf-8")
-        click.echo(f"report: {out}", err=True)
+        save_page(render_comparison(found), out)
 
 
 def _show(found: Evaluation, folder: Path, *, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tubelet.cli.shared import File, Folder, json_option, print_json, trust_options
+from tubelet.cli.shared import File, Folder, json_option, print_json, save_page, trust_options
 
 if TYPE_CHECKING:
     from tubelet.loadtest.measured import Result
@@ -111,10 +111,8 @@ def _save(result: Result, out: Path) -> None:
     from tubelet.loadtest.report import render_report
 
     out.mkdir(parents=True, exist_ok=True)
-    place = out / result.scenario.name
-    result.save(place.with_suffix(".json"))
-    place.with_suffix(".html").write_text(render_report(result), encoding="utf-8")
-    click.echo(f"report: {place.with_suffix('.html')}", err=True)
+    result.save(out / f"{result.scenario.name}.json")
+    save_page(render_report(result), out / f"{result.scenario.name}.html")
 
 
 def _compare(a: Path, b: Path, *, threshold: float, out: Path | None, as_json: bool) -> int:
@@ -131,8 +129,5 @@ def _compare(a: Path, b: Path, *, threshold: float, out: Path | None, as_json: b
         for line in describe_comparison(found):
             click.echo(printable(line))
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        page = out / "comparison.html"
-        page.write_text(render_comparison(found), encoding="utf-8")
-        click.echo(f"report: {page}", err=True)
+        save_page(render_comparison(found), out / "comparison.html")
     return 1 if found.is_regression else 0

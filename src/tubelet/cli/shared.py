@@ -1,4 +1,4 @@
-"""What commands have in common: kinds of arguments, options of servers, and how JSON is printed."""
+"""What commands have in common: kinds of arguments, options of servers, how JSON is printed and a page is saved."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ __all__ = [
     "concurrency_option",
     "json_option",
     "print_json",
+    "save_page",
     "server_options",
     "storage_option",
     "trust_options",
@@ -136,3 +137,10 @@ def check_usage(chosen: Arithmetic) -> None:
 def print_json(data: dict[str, Any]) -> None:
     """Prints an object on a line of its own."""
     click.echo(json.dumps(data, allow_nan=False))
+
+
+def save_page(page: str, path: Path) -> None:
+    """Writes a report, makes its folder where there is none, and says where it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    click.echo(f"report: {path}", err=True)

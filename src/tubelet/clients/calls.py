@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tubelet.clients.wire import check_text, request_parameters
 from tubelet.spec.errors import InvalidRequestError
-from tubelet.spec.priorities import DEFAULT_PRIORITY, PRIORITIES, Priority
+from tubelet.spec.priorities import DEFAULT_PRIORITY, PRIORITIES, QUEUE_SHARE, Priority
 from tubelet.spec.tensors import DataType, WayIn
 
 __all__ = ["GRACE_S", "Answer", "Call", "ServedConfig", "Tensor", "Wishes"]
@@ -90,8 +90,8 @@ class Call:
 
     @property
     def timeout_us(self) -> int:
-        """Triton's own timeout, which ends the wait in its queues."""
-        return max(1, int(self.deadline_s * 1e6))
+        """Triton's own timeout, which ends the wait in its queues while enough is left for the work."""
+        return max(1, int(QUEUE_SHARE * self.deadline_s * 1e6))
 
 
 class Answer(Protocol):

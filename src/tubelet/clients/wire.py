@@ -176,7 +176,9 @@ def _translate(status: str | None, message: str | None) -> TubeletError:
     if _QUEUE_FULL in text.lower():
         return OverloadedError("overloaded", "the queue of the model is full; try again in a second, or send less")
     if _QUEUE_TIMEOUT in text.lower():
-        return DeadlineError("deadline_exceeded", "the request's time ended in the queue; allow it more, or send less")
+        return OverloadedError(
+            "overloaded", "the request waited too long in the queue; try again in a second, allow it more, or send less"
+        )
     return _of_status(_kind(status), text or "no further words")
 
 

@@ -21,7 +21,7 @@ from tubelet.evaluation.outcome import LIST_FILE, SCORES, load_outcome
 from tubelet.evaluation.result import Evaluation
 from tubelet.evaluation.targets import classes_of, targets_of
 from tubelet.preprocess.canary import canary_video
-from tubelet.spec.ensemble import EnsembleContract
+from tubelet.spec.ensemble import EnsembleContract, cheapest_protocol
 from tubelet.spec.errors import InvalidRequestError, UnavailableError
 from tubelet.spec.manifest import Contract, Head
 
@@ -129,7 +129,8 @@ def _classes_at(url: str, settings: Settings, names: Sequence[str] | None) -> _C
     ) as classifier:
         contract = classifier.describe().contract
         if names is None:
-            labels = classifier.classify(canary_video(), top=contract.num_classes).labels
+            protocol = cheapest_protocol(contract)
+            labels = classifier.classify(canary_video(), protocol=protocol, top=contract.num_classes).labels
             names = _names_of(contract.heads, labels)
     return contract, names
 

@@ -10,7 +10,7 @@ from tubelet.spec.engine import Mode, Running, Target
 from tubelet.spec.ensemble import EnsembleContract
 from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Contract, Manifest
-from tubelet.spec.priorities import DEFAULT_PRIORITY, PRIORITIES
+from tubelet.spec.priorities import DEFAULT_PRIORITY, PRIORITIES, QUEUE_SHARE
 from tubelet.spec.strict import canonical_json
 from tubelet.spec.tensors import CHAINS, Signature, Step, TensorSpec, WayIn, combine_tensors, step_tensors, ways_in
 
@@ -137,7 +137,7 @@ def bound_queue(config: pb.ModelConfig, limits: Limits) -> None:
     """
     policy = config.dynamic_batching.default_queue_policy
     policy.timeout_action = pb.ModelQueuePolicy.REJECT
-    policy.default_timeout_microseconds = int(limits.default_deadline_s * 1e6)
+    policy.default_timeout_microseconds = int(QUEUE_SHARE * limits.default_deadline_s * 1e6)
     policy.allow_timeout_override = True
     policy.max_queue_size = limits.queue_size
 

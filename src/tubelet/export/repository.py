@@ -22,18 +22,15 @@ from tubelet.export.gpu_model import (
 )
 from tubelet.export.repository_files import all_labels, write_ensemble, write_model
 from tubelet.spec.engine import DEFAULT_RUNNING, SERVED_BY, Running, Target, graph_file
-from tubelet.spec.ensemble import EnsembleContract
+from tubelet.spec.ensemble import EnsembleContract, cheapest_protocol
 from tubelet.spec.errors import ContractError, InvalidRequestError
 from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Contract, Manifest
-from tubelet.spec.protocol import ANY_CLIPS, ANY_FULL, Protocol
+from tubelet.spec.protocol import Protocol
 from tubelet.spec.repository import Decoder, RepositoryIndex, ServedModel
 from tubelet.spec.tensors import Step, step_tensors, ways_in
 
 __all__ = ["write_repository"]
-
-_LEAST = {ANY_CLIPS: "1x1", ANY_FULL: "full8"}
-"""Of protocols that stand for many: one that asks little."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,7 +151,7 @@ def _served(bundle: Path, manifest: Manifest, limits: Limits, running: Running) 
         contract_digest=contract.digest,
         entries=tuple(name for name, _ in ways_in(contract).values()),
         works_as=(contract.name,),
-        canary_protocol=_cheapest((contract,), contract.protocols),
+        canary_protocol=cheapest_protocol(contract),
         shm_bytes=_shm_bytes(contract),
         # A decoder gives no sign while it works, and may work this long; the rest is for the machine's other work.
         max_silence_s=limits.decode_timeout_s + 10,
@@ -169,7 +166,7 @@ def _served_together(contract: EnsembleContract, members: Sequence[ServedModel])
         contract_digest=contract.digest,
         entries=(contract.name,),
         works_as=(contract.name, *(member.name for member in members)),
-        canary_protocol=_cheapest(contract.members, contract.protocols),
+        canary_protocol=cheapest_protocol(contract),
         shm_bytes=max(member.shm_bytes for member in members),
         max_silence_s=sum(member.max_silence_s for member in members),
         running=members[0].running,
@@ -177,23 +174,6 @@ def _served_together(contract: EnsembleContract, members: Sequence[ServedModel])
         tensorrt=members[0].tensorrt,
         gpu=members[0].gpu,
     )
-
-
-def _cheapest(members: Sequence[Contract], protocols: Sequence[str]) -> str:
-    """The protocol that asks least of models which all have it."""
-    named = {_LEAST.get(protocol, protocol) for protocol in protocols}
-    return min(
-        sorted(named), key=lambda protocol: sum(_num_units(member, Protocol.parse(protocol)) for member in members)
-    )
-
-
-def _num_units(contract: Contract, protocol: Protocol) -> int:
-    """Units that a protocol asks of a long video, at most."""
-    if protocol.num_frames is not None:
-        return protocol.num_frames // contract.geometry.unit_frames
-    if protocol.is_full:
-        return contract.most_units_per_clip
-    return protocol.num_views * contract.units_per_clip
 
 
 def _ensemble(name: str, names: Sequence[str], members: Mapping[str, _Part]) -> EnsembleContract:
@@ -215,5 +195,5 @@ def _shm_bytes(contract: Contract) -> int:
     Growing a region costs more than a second for large tensors, so it should not happen with every first request.
     """
     unit, default = math.prod(contract.unit_shape), Protocol.parse(contract.default_protocol)
-    full = _num_units(contract, default) if default.is_full else 0
+    full = contract.num_units(default) if default.is_full else 0
     return max(4 * 1024 * 1024, max(4 * contract.units_per_clip, full) * unit)

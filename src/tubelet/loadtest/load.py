@@ -127,7 +127,7 @@ class Load:
             ended_s = self._clock() - self._measured_from
             self.recorder.failed(number, exc.code, due_s=due_s, ended_s=ended_s, lag_s=lag_s)
         else:
-            ended_s = self._clock() - self._measured_from
+            ended_s = (self._clock() if reply.at_s is None else reply.at_s) - self._measured_from
             self.recorder.answered(number, reply, due_s=due_s, ended_s=ended_s, lag_s=lag_s)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  (a task of `_begin`)

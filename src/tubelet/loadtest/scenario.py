@@ -6,6 +6,7 @@ that names its place.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,6 +237,9 @@ def _check(scenario: Scenario) -> None:
 
 
 def _check_names(scenario: Scenario) -> None:
+    # Its result becomes a file of that name after the load, when it is too late to say so.
+    if not re.fullmatch(r"(?!\.)[^/\\\x00-\x1f]{1,60}", scenario.name):
+        raise _unfit("name", "the name of a file, of at most 60 characters", repr(scenario.name))
     kinds, streams = [kind.name for _, kind in scenario.kinds], [stream.name for stream in scenario.streams]
     for what, names in (("streams", streams), ("requests", kinds)):
         if not names or len(set(names)) < len(names):

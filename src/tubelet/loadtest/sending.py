@@ -42,6 +42,8 @@ class Reply(NamedTuple):
     """All steps, as the server's report says."""
     num_bytes: int
     """Of the video."""
+    at_s: float | None = None
+    """When the answer came, by the event loop's clock, before it was read; None: when `Sender.send` ended."""
 
 
 class Sender:
@@ -121,13 +123,15 @@ class Sender:
             TubeletError: as `tubelet.clients.AsyncVideoClassifier.classify`, each at the first attempt.
         """
         ask, digest, videos = self._kinds[kind_name]
-        report = _report(await ask(index), digest)
+        answer, at_s = await ask(index)
+        report = _report(answer, digest)
         return Reply(
             protocol=report.protocol,
             views=report.views,
             units=report.units_encoded,
             server_ms=report.milliseconds["total"],
             num_bytes=len(videos[index % len(videos)]),
+            at_s=at_s,
         )
 
     async def _describe(self) -> dict[str, ModelDescription]:

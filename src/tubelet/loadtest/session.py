@@ -111,15 +111,16 @@ class Session:
 
     async def _measure(self, sender: Sender, scenario: Scenario, scale: float) -> Measurement:
         models = sorted({kind.model for _, kind in scenario.kinds})
-        self._last = await measure(
-            scenario,
-            sender,
-            folder=self.folder,
-            scale=scale,
-            watch=ServerWatch(
-                scenario.url, metrics_url=scenario.metrics_url, models=models, headers=self.headers, tls=self.tls
-            ),
-            stop=self._stop,
-            on_tick=self.on_tick,
-        )
+        async with ServerWatch(
+            scenario.url, metrics_url=scenario.metrics_url, models=models, headers=self.headers, tls=self.tls
+        ) as watch:
+            self._last = await measure(
+                scenario,
+                sender,
+                folder=self.folder,
+                scale=scale,
+                watch=watch,
+                stop=self._stop,
+                on_tick=self.on_tick,
+            )
         return self._last

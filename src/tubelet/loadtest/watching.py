@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 from tubelet.clients.address import parse_url
 from tubelet.clients.settings import Headers, Timeouts, Tls
@@ -50,6 +51,8 @@ class _Moment:
 
 class ServerWatch:
     """The server's side of one measurement: `open`, `begin`, `sample` about once a second, `end`, in one event loop.
+
+    It is a context manager, which closes its connections however the measurement ends.
 
     Args:
         url: the server, as the clients take it. Its processes are watched where it is an address of this machine.
@@ -90,6 +93,17 @@ class ServerWatch:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="watch")
         self._lock = asyncio.Lock()
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(wait=False)
+        for connection in (self._questions, self._page):
+            if connection is not None:
+                await connection.close()
+
     async def open(self) -> None:
         """Connects and asks what is served, which takes too long for the moment at which counting begins."""
         self._questions = self._connect()
@@ -110,23 +124,14 @@ class ServerWatch:
             self._moments.add(await self._look())
 
     async def end(self) -> ServerFigures | None:
-        """Looks a last time, closes the connections and says what was found; None: the server never answered."""
+        """Looks a last time, and says what was found; None: the server never answered."""
         async with self._lock:
-            try:
-                if self._first is None:
-                    return None
-                last = await self._look()
-                await self._count_at_last()
-                await self._ask_about_models()
-                return await self._figures(self._first, last)
-            finally:
-                await self._close()
-
-    async def _close(self) -> None:
-        self._thread.shutdown(wait=False)
-        for connection in (self._questions, self._page):
-            if connection is not None:
-                await connection.close()
+            if self._first is None:
+                return None
+            last = await self._look()
+            await self._count_at_last()
+            await self._ask_about_models()
+            return await self._figures(self._first, last)
 
     async def _figures(self, first: _Moment, last: _Moment) -> ServerFigures | None:
         if self._version is None:

@@ -6,7 +6,7 @@ import asyncio
 import resource
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import grpc  # type: ignore[import-untyped]
 import numpy as np
@@ -21,9 +21,18 @@ from tubelet.clients.settings import Headers, Timeouts, Tls, fresh_headers
 from tubelet.clients.wire import translated_errors
 from tubelet.spec.errors import ContractError, DeadlineError, ScenarioError
 
-__all__ = ["Ask", "Wire", "open_wire"]
+__all__ = ["Arrival", "Ask", "Wire", "open_wire"]
 
-Ask = Callable[[int], Awaitable[Answer]]
+
+class Arrival(NamedTuple):
+    """An answer, and when it came."""
+
+    answer: Answer
+    at_s: float
+    """By the event loop's clock; what this process has done since is not in it."""
+
+
+Ask = Callable[[int], Awaitable[Arrival]]
 """Sends the request with the video of that number, and waits for its answer."""
 
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -76,30 +85,41 @@ class _GrpcWire:
         else:
             self._channel = grpc.aio.insecure_channel(address.authority, options=options)
         self._infer = self._channel.unary_unary(_INFER)
-        self._headers = headers if callable(headers) else fresh_headers(headers)
+        self._headers = headers
+        self._metadata = grpc.aio.Metadata(*fresh_headers(None if callable(headers) else headers).items())
         self._tails = {name: [_tail(video) for video in some] for name, some in videos.items()}
 
     def prepare(self, call: Call, videos: str) -> Ask:
         head, tails, timeout_s = _head(call), self._tails[videos], call.deadline_s + GRACE_S
 
-        async def ask(number: int) -> Answer:
-            with translated_errors():
-                try:
-                    raw = await self._infer(
-                        head + tails[number % len(tails)], timeout=timeout_s, metadata=self._metadata()
-                    )
-                except grpc.aio.AioRpcError as exc:
+        clock = asyncio.get_running_loop().time
+
+        async def ask(number: int) -> Arrival:
+            call = self._infer(head + tails[number % len(tails)], timeout=timeout_s, metadata=self._call_metadata())
+            at_s = 0.0
+
+            def note(_: object) -> None:
+                nonlocal at_s
+                at_s = clock()
+
+            # It ends before this task has its turn again.
+            call.add_done_callback(note)
+            try:
+                raw = await call
+            except grpc.aio.AioRpcError as exc:
+                with translated_errors():
                     raise InferenceServerException(exc.details(), status=str(exc.code())) from exc
-            return _read(raw)
+            return Arrival(_read(raw), at_s)
 
         return ask
 
     async def close(self) -> None:
         await self._channel.close()
 
-    def _metadata(self) -> tuple[tuple[str, str], ...]:
-        headers = fresh_headers(self._headers) if callable(self._headers) else self._headers
-        return tuple(headers.items())
+    def _call_metadata(self) -> grpc.aio.Metadata:
+        if callable(self._headers):
+            return grpc.aio.Metadata(*fresh_headers(self._headers).items())
+        return self._metadata
 
 
 class _HttpWire:
@@ -117,11 +137,13 @@ class _HttpWire:
     def prepare(self, call: Call, videos: str) -> Ask:
         calls = [replace(call, tensors=(tensor,)) for tensor in self._tensors[videos]]
 
-        async def ask(number: int) -> Answer:
+        clock = asyncio.get_running_loop().time
+
+        async def ask(number: int) -> Arrival:
             try:
                 # httpx bounds each wait for a piece of the answer, and not all of them together.
                 async with asyncio.timeout(call.deadline_s + GRACE_S):
-                    return await self._connection.infer(calls[number % len(calls)])
+                    return Arrival(await self._connection.infer(calls[number % len(calls)]), clock())
             except TimeoutError as exc:
                 raise DeadlineError(
                     "deadline_exceeded", "no answer came within the request's time; allow it more"

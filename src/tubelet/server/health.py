@@ -22,6 +22,9 @@ CANARY_TIMEOUT_S = 10.0
 
 Health = Literal["well", "busy", "ill"]
 
+_BUSY = (b"maximum queue size", b"timeout expired", b"overloaded: ")
+"""In what is said of a request that came to a server with too much to do, by Triton and by the step `sample`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:
@@ -43,7 +46,7 @@ class Probe:
     def canary(self, model: ServedModel, *, timeout_s: float) -> Health:
         """Sends a tiny real video through a model, by the protocol that asks least of it.
 
-        ``busy``: the queue is full, or the answer does not come in time; `progress` tells whether others get theirs.
+        ``busy``: it has too much to do, or the answer does not come in time; `progress` tells whether others get theirs.
         """
         head, body = _request_body(canary_video(), protocol=model.canary_protocol)
         headers = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
@@ -56,7 +59,7 @@ class Probe:
             return "ill"
         if status == http.client.OK:
             return "well"
-        return "busy" if b"maximum queue size" in body or b"timeout expired" in body else "ill"
+        return "busy" if any(words in body for words in _BUSY) else "ill"
 
     def progress(self, model: ServedModel) -> float | None:
         """A number that grows while a model gets work done: requests answered, units encoded; None: no word of it."""

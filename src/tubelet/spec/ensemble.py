@@ -5,14 +5,19 @@ VidTr's paper (arXiv:2104.11746, table 3) serves each of its models with an I3D-
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from tubelet.spec.bounds import check_model_name
 from tubelet.spec.manifest import Contract, Head
+from tubelet.spec.protocol import ANY_CLIPS, ANY_FULL, Protocol
 from tubelet.spec.strict import decode, digest
 
-__all__ = ["EnsembleContract", "decode_contract"]
+__all__ = ["EnsembleContract", "cheapest_protocol", "decode_contract"]
+
+_FEW_FRAMES = 8
+"""Of the whole video, where a model takes any number."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,3 +82,16 @@ def decode_contract(data: Any, *, where: str) -> Contract | EnsembleContract:
     if isinstance(data, dict) and "members" in data:
         return decode(EnsembleContract, data, where=where)
     return decode(Contract, data, where=where)
+
+
+def cheapest_protocol(contract: Contract | EnsembleContract) -> str:
+    """The protocol that asks the fewest units of a long video: for a request whose answer matters, and not its figures.
+
+    Of protocols that stand for many it is one of few views or frames.
+    """
+    members = contract.members if isinstance(contract, EnsembleContract) else (contract,)
+    frames = math.lcm(_FEW_FRAMES, *(member.geometry.unit_frames for member in members))
+    few = {ANY_CLIPS: "1x1", ANY_FULL: f"full{frames}"}
+    named = {few.get(protocol, protocol) for protocol in contract.protocols}
+    parsed = map(Protocol.parse, sorted(named))
+    return min(parsed, key=lambda protocol: sum(member.num_units(protocol) for member in members)).name

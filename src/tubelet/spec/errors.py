@@ -6,7 +6,7 @@
     ├── InvalidRequestError      change the request: parameter, protocol, tensor
     ├── InvalidVideoError        change the video: nothing usable comes out of these bytes
     ├── LimitError               send less, or raise the named limit
-    ├── OverloadedError          try again later: the queue is full
+    ├── OverloadedError          try again later: the server has too much to do
     ├── DeadlineError            give it more time: the request's time is over
     ├── UnavailableError         try again soon: the model is not there right now
     ├── InternalError            report it: tubelet itself is wrong
@@ -94,7 +94,7 @@ class LimitError(TubeletError):
 
 
 class OverloadedError(TubeletError):
-    """The queue is full; nothing was computed. Try again later."""
+    """The server has more to do than it can in the request's time; nothing was computed. Try again later."""
 
     codes = ("overloaded",)
 

@@ -172,6 +172,14 @@ class Contract:
         full = 0 if self.full_video is None else self.full_video.num_frames
         return max(self.sampler.num_frames, full, *self._named_lengths) // self.geometry.unit_frames
 
+    def num_units(self, protocol: Protocol) -> int:
+        """Units that one of the model's protocols asks of a long video, at most."""
+        if protocol.num_frames is not None:
+            return protocol.num_frames // self.geometry.unit_frames
+        if protocol.is_full:
+            return self.most_units_per_clip
+        return protocol.num_views * self.units_per_clip
+
     @property
     def _named_lengths(self) -> list[int]:
         """Frames of every ``full64`` among the protocols."""

@@ -1,10 +1,10 @@
-"""Who goes first where requests wait: those that somebody waits for."""
+"""Where requests wait: who goes first, those that somebody waits for, and how long anybody may wait."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["DEFAULT_PRIORITY", "PRIORITIES", "Priority"]
+__all__ = ["DEFAULT_PRIORITY", "PRIORITIES", "QUEUE_SHARE", "Priority"]
 
 Priority = Literal["interactive", "archive"]
 
@@ -13,3 +13,7 @@ PRIORITIES: dict[Priority, int] = {"interactive": 1, "archive": 2}
 
 DEFAULT_PRIORITY: Priority = "interactive"
 """Of requests that say nothing: who waits need not know of priorities, an archive says that it can wait."""
+
+QUEUE_SHARE = 0.5
+"""Of a request's time that it may spend in the server's queue: the rest is for the work, which is not begun in vain
+(docs/adr/0023-overload.md)."""

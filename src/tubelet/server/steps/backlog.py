@@ -8,6 +8,7 @@ Between the steps of an ensemble Triton 2.51 bounds nothing, or refuses what was
 from __future__ import annotations
 
 import fcntl
+import math
 import mmap
 import os
 import time
@@ -20,12 +21,16 @@ from numpy.typing import NDArray
 
 from tubelet.server.shm import PREFIX_VARIABLE, SHM
 from tubelet.server.steps.base import check_deadline
+from tubelet.spec.errors import OverloadedError
 
 __all__ = ["Backlog"]
 
-_STATE = np.dtype([("decoded", "i8"), ("taken", "i8"), ("room", "i8"), ("last_run", "f8")])
-"""Units decoded so far, and how many of them the encoder has taken; how many may wait; when the encoder last ended
-(`time.monotonic`; infinite while it runs). Each is written and read whole."""
+_STATE = np.dtype(
+    [("decoded", "i8"), ("taken", "i8"), ("room", "i8"), ("units_per_s", "f8"), ("last_run", "f8"), ("run_ends", "f8")]
+)
+"""Units decoded so far, and how many of them the encoder has taken; how many may wait; what the encoder does in a
+second (0: not known yet); when it last ended (`time.monotonic`; infinite while it runs), and when its run may be
+expected to. Each is written and read whole."""
 
 _LOOK_S = 0.002
 """Between two looks while a process waits: little against a run of the encoder, and no load."""
@@ -49,19 +54,22 @@ class Backlog:
         os.ftruncate(self._file, _STATE.itemsize)
         self._state: NDArray[Any] = np.ndarray((), _STATE, mmap.mmap(self._file, _STATE.itemsize))
 
-    def allow(self, units: int) -> None:
-        """Sets how many units may wait."""
+    def allow(self, units: int, *, units_per_s: float) -> None:
+        """Sets how many units may wait, and says how fast the encoder is, as far as it knows."""
         self._state["room"] = units
+        self._state["units_per_s"] = units_per_s
 
     @contextmanager
     def taken(self) -> Iterator[None]:
         """A run of the encoder, which has taken all that waits."""
-        self._state["taken"] = self._state["decoded"]
-        self._state["last_run"] = np.inf
+        state, decoded = self._state, int(self._state["decoded"])
+        state["run_ends"] = time.monotonic() + self._seconds(decoded - int(state["taken"]))
+        state["taken"] = decoded
+        state["last_run"] = np.inf
         try:
             yield
         finally:
-            self._state["last_run"] = time.monotonic()
+            state["run_ends"] = state["last_run"] = time.monotonic()
 
     def add(self, units: int) -> None:
         """Counts units that were decoded."""
@@ -69,20 +77,51 @@ class Backlog:
         self._state["decoded"] += units
         fcntl.flock(self._file, fcntl.LOCK_UN)
 
-    def wait(self, deadline: float) -> None:
-        """Returns when more may be decoded.
+    def wait(self, deadline: float, *, units: int = 0, decode_s: float = 0.0, until: float = math.inf) -> None:
+        """Returns when more may be decoded; refuses, where others are before it, what would be decoded in vain.
+
+        Args:
+            deadline: when the request's time ends, as `check_deadline` has it.
+            units: that the request may have.
+            decode_s: how long it may take until they can be encoded.
+            until: when they should be.
 
         Raises:
             DeadlineError: ``deadline_exceeded``, the request's time ended first.
+            OverloadedError: ``overloaded``, they would be encoded later than ``until``.
         """
-        while self._is_full():
+        while self._is_working():
+            ahead_s = self._ahead_s()
+            too_late_s = time.monotonic() + max(decode_s, ahead_s) + self._seconds(units) - until
+            if ahead_s and too_late_s > 0:
+                raise OverloadedError(
+                    "overloaded",
+                    f"with the work that is before it this request would be answered {too_late_s:.1f} s too late; "
+                    "try again later, or allow it more time",
+                )
+            if not self._is_full():
+                return
             check_deadline(deadline)
             time.sleep(_LOOK_S)
 
+    def _is_working(self) -> bool:
+        return bool(time.monotonic() - self._state["last_run"] < _PAUSE_S)
+
     def _is_full(self) -> bool:
-        state = self._state
-        is_working = time.monotonic() - state["last_run"] < _PAUSE_S
-        return bool(is_working and 0 < state["room"] <= state["decoded"] - state["taken"])
+        return bool(0 < self._state["room"] <= self._waiting)
+
+    @property
+    def _waiting(self) -> int:
+        return int(self._state["decoded"] - self._state["taken"])
+
+    def _ahead_s(self) -> float:
+        """Until the encoder has done what it runs and what waits for it."""
+        return max(0.0, float(self._state["run_ends"]) - time.monotonic()) + self._seconds(self._waiting)
+
+    def _seconds(self, units: int) -> float:
+        """That the encoder takes for them; 0 where nobody knows."""
+        units_per_s = float(self._state["units_per_s"])
+        return units / units_per_s if units_per_s else 0.0
 
 
 def _open(model: str) -> int:

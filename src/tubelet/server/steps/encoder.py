@@ -75,7 +75,7 @@ class TritonPythonModel(Step):
         self.engine = self.open_graph(graph_file("encoder", running.precision), settings)
         self.num_streams = settings.streams
         self.backlog = Backlog(self.contract.name)
-        self._units_per_s = 0.0
+        self._unit_s = 0.0
         self._allow()
         # An engine keeps what it works on for each thread that calls it, so the threads stay.
         self._pool = ThreadPoolExecutor(self.num_streams)
@@ -98,13 +98,15 @@ class TritonPythonModel(Step):
     def _learn(self, num_units: int, seconds: float) -> None:
         """Hears how fast a run was; one alone says little, and one in which every request's time was over nothing."""
         if num_units:
-            units_per_s = num_units / max(seconds, 1e-3)
-            self._units_per_s += (units_per_s - self._units_per_s) * (0.2 if self._units_per_s else 1.0)
+            unit_s = max(seconds, 1e-3) / num_units
+            self._unit_s += (unit_s - self._unit_s) * (0.2 if self._unit_s else 1.0)
             self._allow()
 
     def _allow(self) -> None:
         """Lets so much be decoded ahead that every batch is full, and that the steps before it need not hurry."""
-        self.backlog.allow(max(self.largest_batch * self.num_streams, round(self.ahead_s * self._units_per_s)))
+        units_per_s = 1 / self._unit_s if self._unit_s else 0.0
+        room = max(self.largest_batch * self.num_streams, round(self.ahead_s * units_per_s))
+        self.backlog.allow(room, units_per_s=units_per_s)
 
     def _job(self, inputs: Arrays) -> _Job:
         units = inputs["UNITS"]
