@@ -115,8 +115,13 @@ class Backlog:
         return int(self._state["decoded"] - self._state["taken"])
 
     def _ahead_s(self) -> float:
-        """Until the encoder has done what it runs and what waits for it."""
-        return max(0.0, float(self._state["run_ends"]) - time.monotonic()) + self._seconds(self._waiting)
+        """Until the encoder has done what it runs, what waits for it, and what will have come beside it by then.
+
+        A run answers all of its requests when it ends, and takes all that was decoded while the one before it ran: as
+        much, where there is too much to do, as the encoder does meanwhile.
+        """
+        run_left_s = max(0.0, float(self._state["run_ends"]) - time.monotonic())
+        return 2 * run_left_s + self._seconds(self._waiting)
 
     def _seconds(self, units: int) -> float:
         """That the encoder takes for them; 0 where nobody knows."""
