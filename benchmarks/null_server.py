@@ -46,8 +46,9 @@ class NullServer:
     process: TritonProcess
     grpc: str
     """``HOST:PORT``."""
+    http: str
+    """Here and below: a whole address."""
     metrics: str
-    """A whole address."""
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -91,7 +92,12 @@ def null_serving(*, delay_ms: float = 0.0, instances: int = 1) -> Iterator[NullS
             lambda: TritonProcess(arguments, triton.environment(os.environ)), Probe("127.0.0.1", ports.http)
         )
         try:
-            yield NullServer(process, f"127.0.0.1:{ports.grpc}", f"http://127.0.0.1:{ports.metrics}/metrics")
+            yield NullServer(
+                process=process,
+                grpc=f"127.0.0.1:{ports.grpc}",
+                http=f"http://127.0.0.1:{ports.http}",
+                metrics=f"http://127.0.0.1:{ports.metrics}/metrics",
+            )
         finally:
             process.terminate(grace_s=10.0)
             shm.remove_regions(prefix)

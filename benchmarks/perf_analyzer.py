@@ -49,9 +49,9 @@ class PerfAnalyzer:
             "-m",
             load.model,
             "-u",
-            url,
+            url.removeprefix("http://"),
             "-i",
-            "grpc",
+            "http" if url.startswith("http://") else "grpc",
             "--input-data",
             str(data),
         ]
@@ -77,7 +77,7 @@ class PerfAnalyzer:
 
         Args:
             load: what to ask, and how often.
-            url: ``HOST:PORT`` of gRPC.
+            url: ``HOST:PORT`` of gRPC, or ``http://HOST:PORT``.
             scratch: a folder for its files.
             each_request: makes the figures of the time of each request, for what lies beyond p99, and where it
                 calls them unstable; its file holds every video.

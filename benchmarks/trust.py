@@ -50,7 +50,7 @@ class Bench:
     seconds: float | None
     """Of every run; None: as each section wants it."""
 
-    def in_turns(self, load: Load, grpc: str, metrics: str) -> dict[str, Any]:
+    def in_turns(self, load: Load, url: str, metrics: str) -> dict[str, Any]:
         """Both, once a round, each round beginning with the other one."""
         load = replace(load, seconds=self.seconds or load.seconds)
         rounds: list[dict[str, Found]] = []
@@ -59,10 +59,10 @@ class Bench:
             found: dict[str, Found] = {}
             for name in ("ours", "perf_analyzer") if number % 2 == 0 else ("perf_analyzer", "ours"):
                 if name == "ours":
-                    found[name] = run_ours(load, grpc, metrics, SCRATCH)
+                    found[name] = run_ours(load, url, metrics, SCRATCH)
                 elif self.perf is not None:
                     try:
-                        found[name] = self.perf.run(load, grpc, SCRATCH)
+                        found[name] = self.perf.run(load, url, SCRATCH)
                     except RuntimeError as exc:
                         failures.append(f"round {number + 1}: {exc}")
             say(
@@ -70,15 +70,15 @@ class Bench:
                 + ", ".join(f"{who} p50 {it.p50_ms:.2f} ms" for who, it in found.items())
             )
             rounds.append(found)
-        return self.record(load, grpc, metrics) | {
+        return self.record(load, url, metrics) | {
             "rounds": [_plain(found) for found in rounds],
             "failures": failures,
         }
 
-    def record(self, load: Load, grpc: str, metrics: str) -> dict[str, Any]:
+    def record(self, load: Load, url: str, metrics: str) -> dict[str, Any]:
         """What was run."""
-        command = None if self.perf is None else shlex.join(self.perf.command(load, grpc, SCRATCH / "input.json"))
-        scenario = scenario_text(load, grpc, metrics)
+        command = None if self.perf is None else shlex.join(self.perf.command(load, url, SCRATCH / "input.json"))
+        scenario = scenario_text(load, url, metrics)
         return {"seconds": load.seconds, "rate": load.rate, "callers": load.callers} | {
             "scenario": scenario,
             "perf_analyzer_command": command,
@@ -86,10 +86,14 @@ class Bench:
 
 
 def measure_rate(bench: Bench) -> dict[str, Any]:
-    """2,000 requests a second against a model that does nothing."""
-    load = Load(name="null_2000", model=MODEL, videos=null_videos(), rate=2000.0, seconds=20.0)
+    """2,000 requests a second against a model that does nothing, over both protocols."""
+    found: dict[str, Any] = {}
+    null = Load(name="", model=MODEL, videos=null_videos(), rate=2000.0, seconds=20.0)
     with null_serving(instances=3) as server:
-        return bench.in_turns(load, server.grpc, server.metrics)
+        for protocol, url in (("http", server.http), ("grpc", server.grpc)):
+            load = replace(null, name=f"null_2000_{protocol}")
+            found[load.name] = bench.in_turns(load, url, server.metrics)
+    return found
 
 
 def measure_comparison(bench: Bench) -> dict[str, Any]:

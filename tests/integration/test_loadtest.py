@@ -64,7 +64,7 @@ def run(scenario: Scenario, videos: dict[str, tuple[bytes, ...]], **options: Any
                 call()
             return await measure(scenario, sender, folder=Path(), watch=None, stop=asyncio.Event(), **options)
 
-    with asyncio.Runner(loop_factory=lambda: event_loop(scenario.url)) as runner:
+    with asyncio.Runner(loop_factory=event_loop) as runner:
         return runner.run(work())
 
 

@@ -88,7 +88,7 @@ def _test(
             on_tick=progress.tick,
             on_trial=progress.trial,
         )
-        with asyncio.Runner(loop_factory=lambda: event_loop(scenario.url)) as runner:
+        with asyncio.Runner(loop_factory=event_loop) as runner:
             result = runner.run(_run(session))
     if as_json:
         print_json(summarise(result))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import selectors
 import time
 from collections.abc import Callable, Coroutine
@@ -68,15 +69,19 @@ class Progress:
         )
 
 
-def event_loop(url: str) -> asyncio.AbstractEventLoop:
-    """An event loop for a load on that server: `asyncio.Runner` takes it as ``loop_factory``.
+class _ExactSelector(selectors.EpollSelector):
+    """Epoll waits in whole milliseconds, which latencies would have too much; select, on epoll's own file, does not."""
 
-    Most event loops wait in whole milliseconds, which all latencies would have too much. One that does not knows no
-    more than 1,024 open files: enough for gRPC, which needs one connection, not for HTTP.
-    """
-    if url.lower().startswith(("http:", "https:")):
-        return asyncio.new_event_loop()
-    return asyncio.SelectorEventLoop(selectors.SelectSelector())
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is not None and timeout > 0:
+            select.select((self.fileno(),), (), (), timeout)
+            timeout = 0
+        return super().select(timeout)
+
+
+def event_loop() -> asyncio.AbstractEventLoop:
+    """An event loop for a load: `asyncio.Runner` takes it as ``loop_factory``."""
+    return asyncio.SelectorEventLoop(_ExactSelector())
 
 
 async def measure(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import resource
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import grpc  # type: ignore[import-untyped]
@@ -15,13 +14,13 @@ from tritonclient.grpc import InferResult, service_pb2
 from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 
 from tubelet.clients.address import Address
-from tubelet.clients.calls import GRACE_S, Answer, Call, Tensor
+from tubelet.clients.calls import GRACE_S, Answer, Call
 from tubelet.clients.channels import channel_options, credentials
 from tubelet.clients.settings import Headers, Timeouts, Tls, fresh_headers
 from tubelet.clients.wire import translated_errors
-from tubelet.spec.errors import ContractError, DeadlineError, ScenarioError
+from tubelet.spec.errors import ContractError, ScenarioError
 
-__all__ = ["Arrival", "Ask", "Wire", "open_wire"]
+__all__ = ["Arrival", "Ask", "Wire", "open_wire", "video_tensor"]
 
 
 class Arrival(NamedTuple):
@@ -66,8 +65,11 @@ def open_wire(
     """
     if address.protocol == "grpc":
         return _GrpcWire(address, videos, headers=headers, tls=tls)
+    # Its packages are loaded only where they are needed.
+    from tubelet.loadtest.http_wire import HttpWire
+
     _allow_connections(most_in_flight)
-    return _HttpWire(address, videos, headers=headers, tls=tls)
+    return HttpWire(address, videos, headers=headers, tls=tls)
 
 
 class _GrpcWire:
@@ -122,37 +124,10 @@ class _GrpcWire:
         return self._metadata
 
 
-class _HttpWire:
-    """The client's connections as they are: httpx takes so much longer that nothing is won by more."""
-
-    def __init__(
-        self, address: Address, videos: Mapping[str, Sequence[bytes]], *, headers: Headers | None, tls: Tls | None
-    ) -> None:
-        # Its packages are loaded only where they are needed.
-        from tubelet.clients._async.http import AsyncHttpConnection
-
-        self._connection = AsyncHttpConnection(address, timeouts=Timeouts(), headers=headers, tls=tls)
-        self._tensors = {name: [_tensor(video) for video in some] for name, some in videos.items()}
-
-    def prepare(self, call: Call, videos: str) -> Ask:
-        calls = [replace(call, tensors=(tensor,)) for tensor in self._tensors[videos]]
-
-        clock = asyncio.get_running_loop().time
-
-        async def ask(number: int) -> Arrival:
-            try:
-                # httpx bounds each wait for a piece of the answer, and not all of them together.
-                async with asyncio.timeout(call.deadline_s + GRACE_S):
-                    return Arrival(await self._connection.infer(calls[number % len(calls)]), clock())
-            except TimeoutError as exc:
-                raise DeadlineError(
-                    "deadline_exceeded", "no answer came within the request's time; allow it more"
-                ) from exc
-
-        return ask
-
-    async def close(self) -> None:
-        await self._connection.close()
+def video_tensor(video: bytes) -> bytes:
+    """The tensor VIDEO as it travels."""
+    tensor: bytes = serialize_byte_tensor(np.array([video], dtype=np.object_)).item()
+    return tensor
 
 
 def _head(call: Call) -> bytes:
@@ -172,13 +147,9 @@ def _head(call: Call) -> bytes:
 
 
 def _tail(video: bytes) -> bytes:
-    content = serialize_byte_tensor(_tensor(video).array).item()
+    content = video_tensor(video)
     tail: bytes = service_pb2.ModelInferRequest(raw_input_contents=[content]).SerializeToString()
     return tail
-
-
-def _tensor(video: bytes) -> Tensor:
-    return Tensor("VIDEO", "BYTES", np.array([video], dtype=np.object_))
 
 
 def _read(raw: bytes) -> Answer:

@@ -46,7 +46,7 @@ class Probe:
     def canary(self, model: ServedModel, *, timeout_s: float) -> Health:
         """Sends a tiny real video through a model, by the protocol that asks least of it.
 
-        ``busy``: it has too much to do, or the answer does not come in time; `progress` tells whether others get theirs.
+        ``busy``: too much to do, or the answer does not come in time; `progress` tells whether others get theirs.
         """
         head, body = _request_body(canary_video(), protocol=model.canary_protocol)
         headers = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}

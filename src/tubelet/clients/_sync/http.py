@@ -13,14 +13,13 @@ from weakref import WeakSet
 
 import httpx
 from httpx import Client
-from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
-from tritonclient.utils import InferenceServerException
 
 from tubelet.clients.address import Address
-from tubelet.clients.calls import GRACE_S, Answer, Call, ServedConfig, Tensor
+from tubelet.clients.bodies import HEAD_SIZE, read_answer, readable_answer, refusal, request_headers, write_request
+from tubelet.clients.calls import GRACE_S, Answer, Call, ServedConfig
 from tubelet.clients.settings import Headers, Timeouts, Tls, fresh_headers, tls_context
 from tubelet.clients.wire import closed_error, lost_error, translated_errors, unreachable_error
-from tubelet.spec.errors import ContractError, DeadlineError, InvalidRequestError
+from tubelet.spec.errors import DeadlineError, InvalidRequestError
 
 __all__ = ["SyncHttpConnection"]
 
@@ -55,27 +54,11 @@ class SyncHttpConnection:
             TubeletError: as `tubelet.clients.wire.translated_errors`; and `ContractError`, the answer is none of
                 Triton's.
         """
-        with translated_errors():
-            body, head_size = InferenceServerClient.generate_request_body(
-                [_input(tensor) for tensor in call.tensors],
-                outputs=[InferRequestedOutput(name, class_count=count) for name, count in call.outputs.items()],
-                priority=call.priority,
-                timeout=call.timeout_us,
-                parameters=call.parameters,
-            )
-        headers = {
-            # Without it the Triton behind would take the body for a form.
-            "content-type": "application/octet-stream",
-            "inference-header-content-length": str(len(body) if head_size is None else head_size),
-        }
+        body, head_size = write_request(call)
         path = f"/v2/models/{quote(call.model, safe='')}/infer"
-        response = self._ask("POST", path, headers, timeout_s=call.deadline_s + GRACE_S, content=body)
-        with _readable_answer():
-            head = response.headers.get("inference-header-content-length")
-            answer: Answer = InferenceServerClient.parse_response_body(
-                response.content, header_length=None if head is None else int(head)
-            )
-        return answer
+        timeout_s = call.deadline_s + GRACE_S
+        response = self._ask("POST", path, request_headers(head_size), timeout_s=timeout_s, content=body)
+        return read_answer(response.content, response.headers.get(HEAD_SIZE))
 
     def served_names(self, *, timeout_s: float) -> list[str]:
         """Triton's names of all that is ready, inner steps included.
@@ -84,7 +67,7 @@ class SyncHttpConnection:
             TubeletError: as `infer`.
         """
         response = self._ask("GET", "/v2/models/stats", {}, timeout_s=timeout_s)
-        with _readable_answer():
+        with readable_answer():
             return [str(model["name"]) for model in response.json()["model_stats"]]
 
     def config(self, model: str, *, timeout_s: float) -> ServedConfig:
@@ -95,7 +78,7 @@ class SyncHttpConnection:
         """
         path = f"/v2/models/{quote(model, safe='')}/config"
         response = self._ask("GET", path, {}, timeout_s=timeout_s)
-        with _readable_answer():
+        with readable_answer():
             found = response.json()
             parameters = {
                 name: str(value.get("string_value", "")) for name, value in found.get("parameters", {}).items()
@@ -143,7 +126,7 @@ class SyncHttpConnection:
                 extensions={"trace": self._trace},
             )
             if response.status_code != httpx.codes.OK:
-                raise InferenceServerException(_words(response), status=str(response.status_code))
+                raise refusal(response.content, status=response.status_code, reason=response.reason_phrase)
             return response
 
     def _trace(self, event: str, details: dict[str, Any]) -> None:
@@ -173,30 +156,5 @@ class SyncHttpConnection:
             raise
 
 
-@contextmanager
-def _readable_answer() -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise ContractError(
-            "contract_mismatch", f"the server's answer is none of Triton's ({exc!r}); look at the URL"
-        ) from exc
-
-
 def _unusable_url(reason: httpx.InvalidURL) -> InvalidRequestError:
     return InvalidRequestError("bad_parameter", f"no request can go to this URL, or to a model of this name: {reason}")
-
-
-def _words(response: httpx.Response) -> str:
-    """What Triton, or the proxy before it, says of an error."""
-    try:
-        return str(response.json()["error"])
-    except (ValueError, KeyError, TypeError):
-        return f"{response.status_code} {response.reason_phrase}"
-
-
-def _input(tensor: Tensor) -> InferInput:
-    sent = InferInput(tensor.name, list(tensor.array.shape), tensor.datatype)
-    if tensor.region is not None:
-        return sent.set_shared_memory(tensor.region, tensor.num_bytes)
-    return sent.set_data_from_numpy(tensor.array)
