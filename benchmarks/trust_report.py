@@ -45,7 +45,8 @@ def _head(record: dict[str, Any]) -> str:
             f"Written by `{record['command']}` on {record['date']}; every figure is in `trust.json` beside this page.",
             "",
             f"- Machine: {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
-            f"{machine['system']}, Python {machine['python']}; generator and server share it (loopback; gRPC if nothing else is said)",
+            f"{machine['system']}, Python {machine['python']}; generator and server share it "
+            "(loopback; gRPC where nothing else is said)",
             f"- Versions: {versions}",
             f"- perf_analyzer: {perf}",
             "",
@@ -99,8 +100,8 @@ def _agreement(name: str, case: dict[str, Any]) -> list[tuple[str, str, bool]]:
 def _rate(record: dict[str, Any]) -> str:
     text = (
         "The null model does nothing, so what is left of the latency is transport and who asks. What the generator "
-        "*adds* is told in two ways, round by round: its p50 above the mean time that Triton itself says a request took, in "
-        "which the wire and Triton's own HTTP or gRPC are; and its p50 above that of perf_analyzer, which is written "
+        "*adds* is told in two ways, round by round: its p50 above the mean time that Triton itself says a request took, "
+        "in which the wire and Triton's own HTTP or gRPC are; and its p50 above that of perf_analyzer, which is written "
         "in C++ and takes less of the cores that generator and server share. *Lag* is how much later than due a "
         "request was sent."
     )
