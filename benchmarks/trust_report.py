@@ -99,11 +99,11 @@ def _agreement(name: str, case: dict[str, Any]) -> list[tuple[str, str, bool]]:
 
 def _rate(record: dict[str, Any]) -> str:
     text = (
-        "The null model does nothing, so what is left of the latency is transport and who asks. What the generator "
-        "*adds* is told in two ways, round by round: its p50 above the mean time that Triton itself says a request took, "
-        "in which the wire and Triton's own HTTP or gRPC are; and its p50 above that of perf_analyzer, which is written "
-        "in C++ and takes less of the cores that generator and server share. *Lag* is how much later than due a "
-        "request was sent."
+        "The null model does nothing, so what is left of the latency is transport and who asks. What the "
+        "generator *adds* is told in two ways, round by round: its p50 above the mean time that Triton itself "
+        "says a request took, in which the wire and Triton's own HTTP or gRPC are; and its p50 above that of "
+        "perf_analyzer, which is written in C++ and takes less of the cores that generator and server share. "
+        "*Lag* is how much later than due a request was sent."
     )
     parts = ["## Rate", "", text]
     for name, case in record["rate"].items():
