@@ -45,7 +45,7 @@ class Budget:
 def retry_options(retries: Retries, budget: Budget, *, is_closed: Callable[[], bool]) -> dict[str, Any]:
     """How tenacity tries again: after errors that may pass, at random moments, within the budget.
 
-    Only a full queue and a lost server pass by themselves. A video that is refused is refused again, and after a
+    Only a crowd and a lost server pass by themselves. A video that is refused is refused again, and after a
     deadline the time is over. Asking twice does no harm: a request leaves nothing behind in the server.
     """
 

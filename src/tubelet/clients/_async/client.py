@@ -49,7 +49,7 @@ class AsyncVideoClassifier:
         expect_digest: digest of the contract that the caller was built for; a model with another is refused before
             any video is sent.
         timeouts: how long to wait for what.
-        retries: second attempts when the server is lost or its queue is full.
+        retries: second attempts when the server is lost or has too much to do.
         headers: sent with every call, such as ``{"authorization": "Bearer ..."}``; or what gives them, called for each.
         tls: certificates; None: those that this system trusts.
         shared_memory: whether large inputs may go through shared memory, where the server is on this machine and
@@ -168,7 +168,7 @@ class AsyncVideoClassifier:
                 cannot be read.
             InvalidVideoError: nothing usable comes out of the video.
             LimitError: a limit of the server is exceeded; too large a file is not sent at all.
-            OverloadedError: the queue is full; try again later.
+            OverloadedError: the server has too much to do; try again later.
             DeadlineError: the time is over.
             UnavailableError: the server or the model is not there, or was lost meanwhile.
             ContractError: the contract is not the one that is expected, or the server's answer does not fit it.
