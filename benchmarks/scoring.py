@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,10 @@ def _start(url: str, source: Path, out: Path, protocol: str) -> subprocess.Popen
 
 
 def measure_memory(server: Server, *, num_files: int) -> dict[str, Any]:
-    """Memory of scoring a list of so many files, over time; one of five has bytes that no other has had before it."""
+    """Memory of scoring a list of so many files, over time; each has one of a fifth as many contents, drawn by chance.
+
+    So the mixture of new contents and copies changes little after the first fifth, and the work is alike throughout.
+    """
     num_distinct = -(-num_files // 5)
     with (
         archive(num_files, contents=[canary_video()], num_distinct=num_distinct) as folder,
@@ -152,7 +156,7 @@ def _quarters(mib: np.ndarray) -> dict[str, float]:
 
 @contextmanager
 def archive(count: int, contents: list[bytes] | None = None, *, num_distinct: int | None = None) -> Iterator[Path]:
-    """A folder of so many videos; ``num_distinct`` of them, or all, are of different bytes."""
+    """A folder of so many videos, all of different bytes, or each by chance one of ``num_distinct``."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=FOLDER)).resolve()
     try:
@@ -160,10 +164,11 @@ def archive(count: int, contents: list[bytes] | None = None, *, num_distinct: in
             with tempfile.TemporaryDirectory() as clips:
                 write_clips(Path(clips), split="evaluation", seed=12, count=NUM_DISTINCT, workers=2)
                 contents = [path.read_bytes() for path in sorted(Path(clips).glob("*.mp4"))]
-        for number in range(count):
+        which = range(count) if num_distinct is None else Random(0).choices(range(num_distinct), k=count)
+        for number, content in enumerate(which):
             # An empty box of MP4.
-            box = b"\0\0\0\x0cfree" + (number % (num_distinct or count)).to_bytes(4, "big")
-            (folder / f"{number:07}.mp4").write_bytes(contents[number % len(contents)] + box)
+            box = b"\0\0\0\x0cfree" + content.to_bytes(4, "big")
+            (folder / f"{number:07}.mp4").write_bytes(contents[content % len(contents)] + box)
         yield folder
     finally:
         shutil.rmtree(folder)

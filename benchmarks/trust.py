@@ -36,6 +36,8 @@ BUNDLE = Path("bundles/motion")
 NUM_CLIPS = 32
 PAUSE_S = 2.0
 LEAST_AROUND_PAUSE_S = 10.0
+DELAY_MS = 200.0
+"""So long that gRPC and the wire, of which Triton's statistics know nothing, are less than one percent of it."""
 SLEEPERS = 8
 """Instances of the null model with a delay: more than mostly sleep at the same time."""
 QUICK = {"rounds": 1, "seconds": 4.0}
@@ -103,10 +105,11 @@ def measure_comparison(bench: Bench) -> dict[str, Any]:
     with null_serving() as server:
         load = replace(null, name="null_open", rate=200.0)
         found[load.name] = bench.in_turns(load, server.grpc, server.metrics)
-    with null_serving(delay_ms=50.0, instances=SLEEPERS) as server:
+    with null_serving(delay_ms=DELAY_MS, instances=SLEEPERS) as server:
+        asleep = replace(null, seconds=30.0)
         for load in (
-            replace(null, name="null_50ms_open", rate=60.0),
-            replace(null, name="null_50ms_closed", callers=4),
+            replace(asleep, name="null_asleep_open", rate=20.0),
+            replace(asleep, name="null_asleep_closed", callers=4),
         ):
             found[load.name] = bench.in_turns(load, server.grpc, server.metrics)
     with serving(BUNDLE, precision="fp32") as demo, demo.undisturbed():
