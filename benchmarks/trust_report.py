@@ -132,8 +132,8 @@ def _comparison(record: dict[str, Any]) -> str:
         "end are in Triton's alone; they are no more than were in flight. The mean: of the whole latency, against "
         "Triton's mean time from having the request to having its answer. gRPC, the wire and the generator are in the "
         "first alone, so it can only be larger, and is judged only where the model takes a hundred times longer than "
-        "they do. Queue and compute (copies of inputs and outputs included; all steps together) are Triton's own figures, which "
-        "either generator reads over its own run: they say whether both runs met the same server."
+        "they do. Queue and compute (copies of inputs and outputs included; all steps together) are Triton's own "
+        "figures, which either generator reads over its own run: they say whether both runs met the same server."
     )
     parts = ["## Side by side", "", text, "", triton]
     for name, case in record["comparison"].items():
