@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 from dataclasses import replace
@@ -9,7 +10,8 @@ from dataclasses import replace
 import pytest
 
 from loads import BROKEN, KEPT, comparison, figure, kind, latency, mixed, result, search, server
-from tubelet.loadtest.measured import Result
+from tubelet.loadtest.measured import Result, Trial
+from tubelet.loadtest.progress import LoadProgress
 from tubelet.loadtest.quantities import NOTHING, counted, describe_share, describe_time_ms, number
 from tubelet.loadtest.words import describe_comparison, describe_result, summarise
 
@@ -162,3 +164,21 @@ def test_a_comparison_has_a_table_with_regressions_first() -> None:
     assert lines[3].split()[0] == "p50"
     assert lines[4].startswith("note: The processor differs")
     assert max(map(len, lines)) <= 100
+
+
+@pytest.mark.parametrize(
+    ("kept", "is_on_time", "verdict"),
+    [
+        (True, True, "keeps the promise"),
+        (False, True, "breaks it"),
+        (False, False, "cannot be believed, since the generator was late"),
+    ],
+)
+def test_a_search_says_what_each_rate_did(kept: bool, is_on_time: bool, verdict: str) -> None:  # noqa: FBT001
+    said = io.StringIO()
+    trial = Trial(
+        rate=56.6, answered_rate=56.0, p50_ms=49.6, p99_ms=140.0, error_share=0.001, kept=kept, is_on_time=is_on_time
+    )
+    with LoadProgress(said) as progress:
+        progress.trial(trial)
+    assert said.getvalue() == f"56.6 a second: p50 50 ms, p99 140 ms, errors 0.10%: {verdict}\n"

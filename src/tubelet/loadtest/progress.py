@@ -51,7 +51,8 @@ class LoadProgress:
 
     def trial(self, trial: Trial) -> None:
         """Says what a trial of a search found."""
-        verdict = "keeps the promise" if trial.kept else "breaks it"
+        broken = "breaks it" if trial.is_on_time else "cannot be believed, since the generator was late"
+        verdict = "keeps the promise" if trial.kept else broken
         self._say(
             f"{trial.rate:.1f} a second: p50 {trial.p50_ms:.0f} ms, p99 {trial.p99_ms:.0f} ms, "
             f"errors {trial.error_share:.2%}: {verdict}"
