@@ -174,7 +174,7 @@ def test_a_comparison_has_a_table_with_regressions_first() -> None:
         (False, False, "cannot be believed, since the generator was late"),
     ],
 )
-def test_a_search_says_what_each_rate_did(kept: bool, is_on_time: bool, verdict: str) -> None:  # noqa: FBT001
+def test_a_search_says_what_each_rate_did(kept: bool, is_on_time: bool, verdict: str) -> None:
     said = io.StringIO()
     trial = Trial(
         rate=56.6, answered_rate=56.0, p50_ms=49.6, p99_ms=140.0, error_share=0.001, kept=kept, is_on_time=is_on_time
