@@ -32,6 +32,7 @@ from tubelet.spec.errors import (
     UnavailableError,
 )
 from tubelet.spec.limits import Limits
+from tubelet.spec.priorities import QUEUE_SHARE
 
 FRAMES = np.zeros((2, 4, 6, 3), np.uint8)
 LEFT = json.dumps([3.0, 1.0, 0.0, -1.0]).encode()
@@ -102,7 +103,9 @@ def test_the_wishes_travel_as_parameters(triton: ScriptedTriton) -> None:
         "end_s": 2.25,
         "deadline_ms": pytest.approx(7500, abs=500),  # what is left of it
     }
-    assert request.parameters["timeout"].int64_param == pytest.approx(float(sent["deadline_ms"]) * 1000, abs=1)
+    assert request.parameters["timeout"].int64_param == pytest.approx(
+        QUEUE_SHARE * float(sent["deadline_ms"]) * 1000, abs=1
+    )
     assert [asked.parameters["priority"].uint64_param for asked in (request, can_wait)] == [1, 2]
     asked = {output.name: output.parameters["classification"].int64_param for output in request.outputs}
     assert asked.pop("PROBABILITIES") == contract().num_classes

@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,14 @@ from numpy.typing import NDArray
 
 from tubelet.preprocess.decode import Reading
 from tubelet.preprocess.decoders import PYAV
-from tubelet.spec.errors import DeadlineError, InvalidRequestError, LimitError, TubeletError, UnavailableError
+from tubelet.spec.errors import (
+    DeadlineError,
+    InvalidRequestError,
+    LimitError,
+    OverloadedError,
+    TubeletError,
+    UnavailableError,
+)
 from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Contract
 from tubelet.spec.tensors import step_tensors
@@ -105,6 +113,23 @@ def test_a_member_keeps_the_deadline_of_the_one_before(make_step, make_contract,
     assert outputs["DEADLINE"].tolist() == [math.inf]
     with pytest.raises(DeadlineError):
         run(make_step(make_contract()), video | {"AFTER": np.array([OVER])})
+
+
+def test_what_cannot_be_done_in_half_of_its_time_is_refused_before_it_is_decoded(make_step, make_contract, make_video):
+    step, before = make_step(make_contract()), time.monotonic()
+    run(step, of_video(make_video(30)), {"protocol": "4x3", "deadline_ms": 100_000})
+    (deadline,), asked = step.backlog.wait.call_args
+    assert before + 100 <= deadline <= time.monotonic() + 100
+    assert asked["until"] == deadline - 50
+    assert asked["units"] == 4 * 3 * step.contract.units_per_clip
+    assert asked["decode_s"] == 0 < step.decode_s
+    run(step, of_video(make_video(30)) | {"AFTER": np.array([deadline])}, {"deadline_ms": 100_000})
+    assert step.backlog.wait.call_args.kwargs["until"] == deadline, "all of its time that is left is known"
+
+    step.backlog.wait.side_effect, expected_s = OverloadedError("overloaded", "too late"), step.decode_s
+    with pytest.raises(OverloadedError):
+        run(step, {}, {})
+    assert 0 < step.decode_s < expected_s, "or one long video had all others refused"
 
 
 def test_decoded_frames_keep_to_the_deadline_too(make_step, make_contract):

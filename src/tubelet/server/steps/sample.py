@@ -31,13 +31,14 @@ class TritonPythonModel(SingleStep):
     name = "sample"
     decoder: FrameDecoder = PYAV
     backlog: Backlog
+    decode_s: float = 0.0
+    """What a video may take until its units can be encoded, as those before it did."""
 
     def open(self) -> None:
         self.decoder = open_decoder(self.parameters.get("decoder", "pyav"))
         # Each process of this step reads one video at a time; more threads would only fight with the encoder's.
         cv2.setNumThreads(1)
         self.backlog = Backlog(self.contract.name)
-        self._decode_s = 0.0
 
     def run(self, call: Call) -> Arrays:
         started = time.monotonic()
@@ -47,7 +48,7 @@ class TritonPythonModel(SingleStep):
         self._wait(request, deadline, has_waited="AFTER" in call.inputs)
         begun = time.monotonic()
         prepared = self._prepare(call.inputs, request, deadline)
-        self._decode_s += _LEARNING * (time.monotonic() - begun - self._decode_s)
+        self.decode_s += _LEARNING * (time.monotonic() - begun - self.decode_s)
         count_video(self.metrics, prepared)
         num_encoded = len(prepared.unit_frames) * len(prepared.crops)
         self.backlog.add(num_encoded)
@@ -71,10 +72,10 @@ class TritonPythonModel(SingleStep):
         until = deadline if has_waited else deadline - QUEUE_SHARE * request.deadline_s
         units = request.protocol.num_views * self.contract.units_per_clip
         try:
-            self.backlog.wait(deadline, units=units, decode_s=self._decode_s, until=until)
+            self.backlog.wait(deadline, units=units, decode_s=self.decode_s, until=until)
         except OverloadedError:
             # Or one video that took long would have all others refused that come after it.
-            self._decode_s *= 1 - _LEARNING
+            self.decode_s *= 1 - _LEARNING
             raise
 
     def _prepare(self, inputs: Arrays, request: Request, deadline: float) -> Prepared:
