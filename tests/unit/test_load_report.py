@@ -272,7 +272,7 @@ def test_hours_are_drawn_with_few_points() -> None:
 
 def test_a_search_shows_its_curve_and_all_trials() -> None:
     reader = Reader(page_of("search"))
-    curve = reader.tables["Medians of the trials of each rate"]
+    curve = reader.tables["Medians of the trials of each rate, requests a second"]
     assert len(curve) == 10
     assert curve[7][0] == "43.0"
     assert curve[7][-1] == "broken"
