@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 from threading import Lock
 from typing import Any, ClassVar
 
@@ -24,6 +26,9 @@ from tubelet.spec.tensors import step_tensors
 __all__ = ["TritonPythonModel", "chunk_size"]
 
 _Chunk = list[tuple["_Job", slice]]
+
+_RUNS_REMEMBERED = 9
+"""Of which the pace is learned."""
 
 
 @dataclass(slots=True)
@@ -75,7 +80,7 @@ class TritonPythonModel(Step):
         self.engine = self.open_graph(graph_file("encoder", running.precision), settings)
         self.num_streams = settings.streams
         self.backlog = Backlog(self.contract.name)
-        self._unit_s = 0.0
+        self._paces: deque[float] = deque(maxlen=_RUNS_REMEMBERED)
         self._allow()
         # An engine keeps what it works on for each thread that calls it, so the threads stay.
         self._pool = ThreadPoolExecutor(self.num_streams)
@@ -98,13 +103,13 @@ class TritonPythonModel(Step):
     def _learn(self, num_units: int, seconds: float) -> None:
         """Hears how fast a run was; one alone says little, and one in which every request's time was over nothing."""
         if num_units:
-            unit_s = max(seconds, 1e-3) / num_units
-            self._unit_s += (unit_s - self._unit_s) * (0.2 if self._unit_s else 1.0)
+            self._paces.append(max(seconds, 1e-3) / num_units)
             self._allow()
 
     def _allow(self) -> None:
         """Lets so much be decoded ahead that every batch is full, and that the steps before it need not hurry."""
-        units_per_s = 1 / self._unit_s if self._unit_s else 0.0
+        # The median: one run that something held up must not have all others refused.
+        units_per_s = 1 / median(self._paces) if self._paces else 0.0
         room = max(self.largest_batch * self.num_streams, round(self.ahead_s * units_per_s))
         self.backlog.allow(room, units_per_s=units_per_s)
 
