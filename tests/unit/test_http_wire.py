@@ -166,3 +166,17 @@ def test_where_nobody_listens_is_said(triton: Scripted) -> None:
             await ask(0)
 
     asking("http://127.0.0.1:1", work)
+
+
+def test_a_refusal_ends_no_connection(triton: Scripted) -> None:
+    async def work(ask: Ask) -> None:
+        triton.infer = lambda: said(503, "[request id: 1] Exceeds maximum queue size")
+        for _ in range(3):
+            with pytest.raises(OverloadedError):
+                await ask(0)
+        triton.infer = good_answer
+        await ask(0)
+
+    asking(triton.url, work)
+    assert len(triton.requests) == 4
+    assert triton.num_connections == 1

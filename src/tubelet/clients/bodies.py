@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import quote
 
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
@@ -13,10 +14,15 @@ from tubelet.clients.calls import Answer, Call, Tensor
 from tubelet.clients.wire import translated_errors
 from tubelet.spec.errors import ContractError
 
-__all__ = ["HEAD_SIZE", "read_answer", "readable_answer", "refusal", "request_headers", "write_request"]
+__all__ = ["HEAD_SIZE", "infer_path", "read_answer", "readable_answer", "refusal", "request_headers", "write_request"]
 
 HEAD_SIZE = "inference-header-content-length"
 """Header that says where a body's JSON ends and its tensors begin."""
+
+
+def infer_path(model: str) -> str:
+    """Where requests to a model go, after the address."""
+    return f"/v2/models/{quote(model, safe='')}/infer"
 
 
 def write_request(call: Call) -> tuple[bytes, int]:

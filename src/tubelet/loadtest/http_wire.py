@@ -6,13 +6,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import cast
-from urllib.parse import quote
 
 import httptools
 import numpy as np
 
 from tubelet.clients.address import Address
-from tubelet.clients.bodies import HEAD_SIZE, read_answer, refusal, request_headers, write_request
+from tubelet.clients.bodies import HEAD_SIZE, infer_path, read_answer, refusal, request_headers, write_request
 from tubelet.clients.calls import GRACE_S, Call, Tensor
 from tubelet.clients.settings import Headers, Timeouts, Tls, fresh_headers, tls_context
 from tubelet.clients.wire import lost_error, translated_errors, unreachable_error
@@ -70,7 +69,7 @@ class HttpWire:
         """What comes before the headers of the caller, and what comes between them and the tensor."""
         tensor = Tensor("VIDEO", "BYTES", np.array([video], dtype=np.object_))
         body, head_size = write_request(replace(call, tensors=(tensor,)))
-        path = f"{self._address.path}/v2/models/{quote(call.model, safe='')}/infer"
+        path = self._address.path + infer_path(call.model)
         headers = request_headers(head_size) | {"content-length": str(len(body))}
         start = f"POST {path} HTTP/1.1\r\nhost: {self._address.authority}\r\n".encode()
         return start, _lines(headers) + b"\r\n" + body[:head_size]
@@ -88,6 +87,9 @@ class HttpWire:
             raise
         if connection.is_open:
             self._idle.append(connection)
+        if connection.status != 200:
+            with translated_errors():
+                raise refusal(connection.content, status=connection.status, reason=connection.reason)
         return Arrival(read_answer(connection.content, connection.head_size), at_s)
 
     async def _connection(self) -> _Connection:
@@ -116,27 +118,24 @@ class _Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.is_open = True
         self.content = b""
-        """Of the newest answer, as its header's value here below."""
+        """Of the newest answer, here and below."""
         self.head_size: str | None = None
+        self.status = 0
+        self.reason = ""
         self._parser = httptools.HttpResponseParser(self)
         self._parts: list[bytes] = []
-        self._reason = ""
         self._arrival: asyncio.Future[float] | None = None
 
     async def ask(self, request: bytes) -> float:
         """Sends a request and waits for its answer; returns when it came, by the event loop's clock.
 
         Raises:
-            TubeletError: the server refuses, or the connection is lost.
+            UnavailableError: the connection is lost.
         """
         self.head_size = None
         self._arrival = asyncio.get_running_loop().create_future()
         self.transport.write(request)
-        at_s = await self._arrival
-        if (status := self._parser.get_status_code()) != 200:
-            with translated_errors():
-                raise refusal(self.content, status=status, reason=self._reason)
-        return at_s
+        return await self._arrival
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -153,7 +152,7 @@ class _Connection(asyncio.Protocol):
 
     def on_status(self, status: bytes) -> None:
         """httptools: the reason, which may come in pieces; here and below."""
-        self._reason += status.decode("latin-1")
+        self.reason += status.decode("latin-1")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() == _HEAD_SIZE:
@@ -164,11 +163,11 @@ class _Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._parts.clear()
-        self._reason = ""
+        self.reason = ""
 
     def on_message_complete(self) -> None:
         at_s = asyncio.get_running_loop().time()
-        self.content = b"".join(self._parts)
+        self.content, self.status = b"".join(self._parts), self._parser.get_status_code()
         if not self._parser.should_keep_alive():
             self.is_open = False
             self.transport.close()

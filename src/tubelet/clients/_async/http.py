@@ -14,7 +14,15 @@ import httpx
 from httpx import AsyncClient
 
 from tubelet.clients.address import Address
-from tubelet.clients.bodies import HEAD_SIZE, read_answer, readable_answer, refusal, request_headers, write_request
+from tubelet.clients.bodies import (
+    HEAD_SIZE,
+    infer_path,
+    read_answer,
+    readable_answer,
+    refusal,
+    request_headers,
+    write_request,
+)
 from tubelet.clients.calls import GRACE_S, Answer, Call, ServedConfig
 from tubelet.clients.settings import Headers, Timeouts, Tls, fresh_headers, tls_context
 from tubelet.clients.wire import closed_error, lost_error, translated_errors, unreachable_error
@@ -54,8 +62,7 @@ class AsyncHttpConnection:
                 Triton's.
         """
         body, head_size = write_request(call)
-        path = f"/v2/models/{quote(call.model, safe='')}/infer"
-        timeout_s = call.deadline_s + GRACE_S
+        path, timeout_s = infer_path(call.model), call.deadline_s + GRACE_S
         response = await self._ask("POST", path, request_headers(head_size), timeout_s=timeout_s, content=body)
         return read_answer(response.content, response.headers.get(HEAD_SIZE))
 
