@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import select
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -77,6 +78,10 @@ class TritonPythonModel(Step):
 '''
 
 
+PATIENCE_S = 60.0
+"""For what never comes to a gate, such as a request that was refused on its way."""
+
+
 def raw(array: NDArray[Any]) -> bytes:
     """A tensor as it travels; a BYTES element begins with its length."""
     return len(array[0]).to_bytes(4, "little") + array[0] if array.dtype == object else array.tobytes()
@@ -110,6 +115,8 @@ class Gate:
 
     def read(self) -> list[int]:
         """Sizes that came since the last look, one at least."""
+        if os.get_blocking(self.arrivals) and not select.select([self.arrivals], [], [], PATIENCE_S)[0]:
+            raise TimeoutError(f"nothing came to {self.step}")
         self.text += os.read(self.arrivals, 65536).decode()
         *lines, self.text = self.text.split("\n")
         return [int(line) for line in lines]

@@ -164,3 +164,14 @@ def test_a_deadline_that_passes_meanwhile_stops_the_work(make_step: Any, monkeyp
     (late,) = step.execute([request(0, 80, deadline=102.5)])
     assert isinstance(late, DeadlineError)
     assert engine.sizes == [LARGEST] * 3
+
+
+def test_one_run_that_was_held_up_does_not_change_the_pace(make_step: Callable[..., tuple[Any, Engine]]) -> None:
+    step, _ = make_step("latency")
+    step.backlog = MagicMock()
+    for seconds in (0.08, 0.08, 0.08, 80.0):
+        step._learn(8, seconds)
+    assert step.backlog.allow.call_args.kwargs["units_per_s"] == pytest.approx(100.0)
+    for _ in range(5):
+        step._learn(8, 80.0)
+    assert step.backlog.allow.call_args.kwargs["units_per_s"] == pytest.approx(0.1), "this is its pace now"
