@@ -125,6 +125,7 @@ def test_what_cannot_be_encoded_in_time_is_refused_while_others_are_before_it(ma
         for more in ({"units": 400}, {"units": 100, "decode_s": 55.0}):
             with pytest.raises(OverloadedError):
                 sample.wait(never, until=soon, **more)
+        sample.wait(soon, units=700, until=soon)  # it would be late even alone: no less load would help
 
 
 def test_an_encoder_of_unknown_speed_refuses_nothing(make_backlog: Callable[..., Any]) -> None:

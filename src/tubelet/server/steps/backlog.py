@@ -78,7 +78,9 @@ class Backlog:
         fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def wait(self, deadline: float, *, units: int = 0, decode_s: float = 0.0, until: float = math.inf) -> None:
-        """Returns when more may be decoded; refuses, where others are before it, what would be decoded in vain.
+        """Returns when more may be decoded; refuses what would be decoded in vain because others are before it.
+
+        Who would be late even alone is tried: less load would not help it, and this may be wrong.
 
         Args:
             deadline: when the request's time ends, as `check_deadline` has it.
@@ -91,9 +93,10 @@ class Backlog:
             OverloadedError: ``overloaded``, they would be encoded later than ``until``.
         """
         while self._is_working():
-            ahead_s = self._ahead_s()
-            too_late_s = time.monotonic() + max(decode_s, ahead_s) + self._seconds(units) - until
-            if ahead_s and too_late_s > 0:
+            ahead_s, alone_s = self._ahead_s(), decode_s + self._seconds(units)
+            now = time.monotonic()
+            too_late_s = now + max(decode_s, ahead_s) + self._seconds(units) - until
+            if ahead_s and too_late_s > 0 and now + alone_s <= deadline:
                 raise OverloadedError(
                     "overloaded",
                     f"with the work that is before it this request would be answered {too_late_s:.1f} s too late; "
