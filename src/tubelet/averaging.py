@@ -72,6 +72,8 @@ def view_rows(clip_units: NDArray[np.int32], num_crops: int) -> NDArray[np.int64
 
 
 def _by_head(values: Logits, heads: Sequence[Head]) -> Iterator[tuple[Head, Logits]]:
+    if len(heads) == 1:
+        return zip(heads, (values,), strict=True)
     ends = np.cumsum([head.num_classes for head in heads])
     return zip(heads, np.split(values, ends[:-1], axis=-1), strict=True)
 

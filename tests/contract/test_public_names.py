@@ -24,7 +24,7 @@ SIGNATURES = {
     "__init__": "(self, url='127.0.0.1:8001', *, model=None, expect_digest=None, timeouts={timeouts}, "
     "retries={retries}, headers=None, tls=None, shared_memory=False)",
     "classify": "(self, source, *, model=None, protocol=None, top=5, start_s=None, end_s=None, deadline_s=None, "
-    "fps=None, chunked=False, with_features=False, priority='interactive')",
+    "fps=None, chunked=False, with_features=False, with_views=True, priority='interactive')",
     "classify_features": "(self, features, positions=None, *, model=None, deadline_s=None, top=5, "
     "priority='interactive')",
     "models": "(self)",

@@ -82,6 +82,16 @@ def test_three_modes_give_one_answer(vtn: VideoClassifier, video: bytes, tmp_pat
     assert (later.frame_times, later.clip_spans) == (None, None)
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+def test_features_without_views(vtn: VideoClassifier, video: bytes, chunked: bool) -> None:
+    whole = vtn.classify(video, protocol="4x3", with_features=True)
+    brief = vtn.classify(video, protocol="4x3", with_features=True, with_views=False, chunked=chunked)
+    assert whole.attention is not None
+    assert (brief.attention, len(brief.view_logits)) == (None, 0)
+    np.testing.assert_allclose(brief.logits, whole.logits, rtol=0, atol=CANARY_ATOL)
+    np.testing.assert_allclose(brief.features, whole.features, rtol=0, atol=CANARY_ATOL)  # type: ignore[arg-type]
+
+
 def test_the_readme_is_true(vtn_server: Serving, video: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs what the README says of stored features as it stands, but for the port."""
     blocks = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "README.md").read_text(), re.DOTALL)

@@ -57,6 +57,15 @@ class TestEveryWay:
         assert found.report.contract_digest == classifier.describe().contract.digest
         assert found.report.duration_s == expected.report.duration_s
 
+    def test_without_views(self, server: Serving, classifier: VideoClassifier, protocol: str, kind: type) -> None:
+        expected = classifier.classify(canary_video(), protocol="4x3")
+        found = ask(kind, server.ready[protocol], "classify", canary_video(), protocol="4x3", with_views=False)
+        assert found.labels == expected.labels
+        np.testing.assert_array_equal(found.logits, expected.logits)
+        assert found.view_logits.shape == (0, len(expected.logits))
+        assert (found.frame_times, found.clip_spans) == (None, None)
+        assert found.report.views == len(expected.view_logits) == 12
+
     def test_frames(self, server: Serving, classifier: VideoClassifier, protocol: str, kind: type) -> None:
         frames = np.random.default_rng(0).integers(0, 255, (24, 48, 64, 3), dtype=np.uint8)
         expected = classifier.classify(frames, fps=12.5)

@@ -111,6 +111,14 @@ def test_models_that_answer_together_average_their_probabilities(families: Famil
     assert together.frame_times is None
 
 
+def test_models_that_answer_together_do_so_without_views(families: Families, clips: Path) -> None:
+    video = labelled(clips)[1][0]
+    with families.serving.classifier(model=TOGETHER) as classifier:
+        brief = classifier.classify(video, with_views=False)
+    assert brief.labels == families.classify(TOGETHER, video).labels
+    assert (len(brief.view_logits), brief.report.views) == (0, 2)
+
+
 def test_a_protocol_must_be_known_to_all_members(families: Families, clips: Path) -> None:
     video = labelled(clips)[0][0]
     with pytest.raises(InvalidRequestError, match="motion_vidtr has no protocol") as caught:

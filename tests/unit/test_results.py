@@ -49,6 +49,27 @@ def test_every_field_comes_from_its_tensor() -> None:
     assert found.network_ms == 12.0 - 9.25
 
 
+def test_an_answer_without_views_has_none() -> None:
+    promise, answer = contract(), response([0.0, 0.0, 2.0, 1.0])
+    for name in ("VIEW_LOGITS", "FRAME_TIMES", "CLIP_SPANS"):
+        index = [output.name for output in answer.outputs].index(name)
+        del answer.outputs[index]
+        del answer.raw_output_contents[index]
+    asked = answer_names(promise, with_views=False)
+    assert asked == ("LOGITS", "PROBABILITIES", "REPORT")
+    found = read_classification(InferResult(answer), contract=promise, asked=asked, top=4, round_trip_ms=12.0)
+    assert found.view_logits.shape == (0, 4)
+    assert (found.frame_times, found.clip_spans, found.attention) == (None, None, None)
+    assert [label.index for label in found.labels] == [2, 3, 0, 1]
+    assert json.loads(json.dumps(found.to_json()))["view_logits"] == []
+
+
+def test_a_label_of_no_class_is_passed_over() -> None:
+    answer = without("PROBABILITIES")
+    add_strings(answer, "PROBABILITIES", [b"0.643914:3:down", b"0.236883:4:nothing"])
+    assert [label.name for label in read(answer).labels] == ["down"]
+
+
 @given(logits=st.lists(float32s, min_size=4, max_size=4), top=st.integers(1, 4))
 def test_probabilities_are_exact_ordered_and_name_the_argmax(logits: list[float], top: int) -> None:
     found = read(response(logits, top=top), top=top)

@@ -8,10 +8,13 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
+from tubelet.archive.addresses import is_url
 from tubelet.archive.budget import ByteBudget
 from tubelet.archive.events import Event, Stalled
 from tubelet.archive.files import Files
+from tubelet.archive.hops import Hops
 from tubelet.archive.remote import StorageError
 from tubelet.archive.work import Work
 from tubelet.spec.errors import InvalidRequestError, LimitError
@@ -47,6 +50,7 @@ class Reader:
         self._last_read_s = float("-inf")
         self._is_stalled = False
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
+        self._hops = Hops(self._threads)
 
     async def read(self, work: Work, *, most_bytes: int) -> bytes:
         """Reads a work's video; its bytes are the work's, too, until `drop`.
@@ -93,9 +97,9 @@ class Reader:
         loop, uri = asyncio.get_running_loop(), work.item.uri
         work.taken_bytes = self._budget.take_now(_SMALL_BYTES)
         try:
-            size, found = await loop.run_in_executor(
-                self._threads, _look_and_read, self._files, uri, min(work.taken_bytes, most_bytes), most_bytes
-            )
+            look = partial(_look_and_read, self._files, uri, min(work.taken_bytes, most_bytes), most_bytes)
+            # Storage that answers after a while is to be asked for many videos at once.
+            size, found = await (loop.run_in_executor(self._threads, look) if is_url(uri) else self._hops.call(look))
             work.size_bytes = size
             self._keep(work, 0 if found is None else min(work.taken_bytes, len(found[0])))
             if found is None:

@@ -93,6 +93,7 @@ class Server:
                 start_s=item.start_s,
                 end_s=item.end_s,
                 deadline_s=self._settings.deadline_s,
+                with_views=False,
                 priority="archive",
             )
         except TubeletError as exc:

@@ -54,6 +54,7 @@ class Wishes:
     end_s: float | None = None
     deadline_s: float | None = None
     with_features: bool = False
+    with_views: bool = True
     priority: Priority = DEFAULT_PRIORITY
 
     def __post_init__(self) -> None:

@@ -69,7 +69,7 @@ def read_description(config: ServedConfig) -> ModelDescription:
 
 @lru_cache(maxsize=64)
 def choose_way(
-    contract: Contract | EnsembleContract, way: WayIn, *, with_features: bool = False
+    contract: Contract | EnsembleContract, way: WayIn, *, with_features: bool = False, with_views: bool = True
 ) -> tuple[str, tuple[str, ...]]:
     """The public name of a way into the model, and what is asked for there.
 
@@ -79,9 +79,9 @@ def choose_way(
     if isinstance(contract, EnsembleContract):
         if way != "video" or with_features:
             raise InvalidRequestError("bad_input", f"{contract.name} takes encoded videos only")
-        return contract.name, answer_names(contract)
+        return contract.name, answer_names(contract, with_views=with_views)
     ways = ways_in(contract)
     if "features" not in ways and (way not in ways or with_features):
         raise InvalidRequestError("bad_input", f"{contract.name} takes whole clips only: no chunks, no features")
     name, _ = ways[way]
-    return name, answer_names(contract, way, with_features=with_features)
+    return name, answer_names(contract, way, with_features=with_features, with_views=with_views)

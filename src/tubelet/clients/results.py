@@ -26,6 +26,8 @@ _Number = TypeVar("_Number", np.float32, np.int32)
 
 AS_LABELS = ("PROBABILITIES", "PRODUCT")
 """Tensors that are asked for as labels; all others of an answer as they are."""
+_LABEL = re.compile(r"[^:]*:([0-9]+)(?::(.*))?", re.DOTALL)
+"""``probability:index:name``; a class without a name has no third part, and a name may hold colons."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,10 +75,10 @@ class Classification:
     logits: NDArray[np.float32]
     """``[C]``, averaged over the views as the contract says."""
     view_logits: NDArray[np.float32]
-    """``[V, C]``, clip-major."""
+    """``[V, C]``, clip-major; ``[0, C]`` of an answer without views."""
     frame_times: NDArray[np.float32] | None
-    """``[K, T]``, seconds from the start of the video; None, here and below, of models that answer together, each with
-    its own, and of features, which have lost theirs."""
+    """``[K, T]``, seconds from the start of the video; None, here and below, of an answer without views, of models
+    that answer together, each with its own, and of features, which have lost theirs."""
     clip_spans: NDArray[np.float32] | None
     """``[K, 2]``, when each clip begins and ends, in the same seconds."""
     attention: NDArray[np.float32] | None
@@ -147,13 +149,15 @@ def read_classification(
     product_labels: tuple[Label, ...] = ()
     if "PRODUCT" in asked:
         products = product(shares, contract.heads)
-        product_labels = _labels(_names(answer, "PRODUCT"), products, (-products,), top)
+        product_labels = _labels(_names(answer, "PRODUCT"), products, products, top)
     return Classification(
         model=contract.name,
         # Logits tell apart what rounds to one probability, and the lower index goes first among equals, as with argmax.
-        labels=_labels(_names(answer, "PROBABILITIES"), shares, (-logits, -shares), top),
+        labels=_labels(_names(answer, "PROBABILITIES"), shares, logits, top),
         logits=logits,
-        view_logits=_floats(answer, "VIEW_LOGITS", (None, contract.num_classes)),
+        view_logits=_floats(answer, "VIEW_LOGITS", (None, contract.num_classes))
+        if "VIEW_LOGITS" in asked
+        else np.empty((0, contract.num_classes), np.float32),
         frame_times=_floats(answer, "FRAME_TIMES", (None, None)) if "FRAME_TIMES" in asked else None,
         clip_spans=_floats(answer, "CLIP_SPANS", (None, 2)) if "CLIP_SPANS" in asked else None,
         attention=_floats(answer, "ATTENTION", (None, None)) if "ATTENTION" in asked else None,
@@ -165,11 +169,10 @@ def read_classification(
     )
 
 
-def _labels(
-    names: dict[int, str], shares: NDArray[np.float64], keys: tuple[NDArray[Any], ...], top: int
-) -> tuple[Label, ...]:
+def _labels(names: dict[int, str], shares: NDArray[np.float64], logits: NDArray[Any], top: int) -> tuple[Label, ...]:
     # Where Triton's float32 has a tie at the cut, the set that it names may differ from ours: it has the names.
-    ranked = [int(index) for index in np.lexsort(keys) if int(index) in names]
+    named = [index for index in names if index < len(shares)]
+    ranked = sorted(named, key=lambda index: (-shares[index], -logits[index], index))
     return tuple(Label(name=names[i], index=i, probability=float(shares[i])) for i in ranked[:top])
 
 
@@ -196,8 +199,7 @@ def _names(answer: Answer, tensor: str) -> dict[int, str]:
         raise _unfit(f"lacks {tensor} as labels")
     names = {}
     for string in strings.reshape(-1):
-        # A class without a name has no third part; a name may hold colons.
-        found = re.fullmatch(r"[^:]*:([0-9]+)(?::(.*))?", string.decode("utf-8", "replace"), re.DOTALL)
+        found = _LABEL.fullmatch(string.decode("utf-8", "replace"))
         if found is None:
             raise _unfit("has a label that is not probability:index:name")
         names[int(found[1])] = found[2] or found[1]

@@ -43,6 +43,10 @@ CHAINS: dict[WayIn, tuple[Step, ...]] = {
 """The ways into a model, and the steps behind them; a joint model has no step ``temporal``, target ``cpu`` none called
 ``report``."""
 
+_OF_FEATURES = ("FEATURES", "POSITIONS")
+_OF_VIEWS = ("VIEW_LOGITS", "FRAME_TIMES", "CLIP_SPANS", "ATTENTION")
+"""Answers that are as long as there are views, or clips."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
@@ -193,13 +197,19 @@ def combine_tensors(contract: EnsembleContract) -> Signature:
 
 
 def answer_names(
-    contract: Contract | EnsembleContract, way: WayIn = "video", *, with_features: bool = False
+    contract: Contract | EnsembleContract,
+    way: WayIn = "video",
+    *,
+    with_features: bool = False,
+    with_views: bool = True,
 ) -> tuple[str, ...]:
-    """What a caller asks for: all that a way in answers with, the features only where they are wanted."""
+    """What a caller asks for: all that a way in answers with, but for what is not wanted."""
     if isinstance(contract, EnsembleContract):
-        return tuple(spec.name for spec in combine_tensors(contract)[1])
-    _, (_, answer) = ways_in(contract)[way]
-    return tuple(spec.name for spec in answer if with_features or spec.name not in ("FEATURES", "POSITIONS"))
+        _, answer = combine_tensors(contract)
+    else:
+        _, (_, answer) = ways_in(contract)[way]
+    unwanted = (*(() if with_features else _OF_FEATURES), *(() if with_views else _OF_VIEWS))
+    return tuple(spec.name for spec in answer if spec.name not in unwanted)
 
 
 def _optional(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:

@@ -143,6 +143,7 @@ class AsyncVideoClassifier:
         fps: float | None = None,
         chunked: bool = False,
         with_features: bool = False,
+        with_views: bool = True,
         priority: Priority = DEFAULT_PRIORITY,
     ) -> Classification:
         """Classifies one video.
@@ -161,6 +162,8 @@ class AsyncVideoClassifier:
             chunked: whether the server is to keep no more than a batch of frames at a time, for long videos in many
                 frames; only of models that take any number of frames (VTN). The answer is the same.
             with_features: whether the answer is to bring what `classify_features` takes; of the same models.
+            with_views: whether it is to bring what tells of single views: their logits, frame times, clip spans and
+                attention. Of many views they are most of an answer.
             priority: ``archive`` lets those go first, at the server, for whose answers somebody waits.
 
         Raises:
@@ -184,6 +187,7 @@ class AsyncVideoClassifier:
             end_s=end_s,
             deadline_s=deadline_s,
             with_features=with_features,
+            with_views=with_views,
             priority=priority,
         )
         budget = Budget(self._timeouts.total_s, deadline_s)
@@ -228,7 +232,9 @@ class AsyncVideoClassifier:
         """One attempt."""
         described = await self._read(wishes.model, budget)
         contract = described.contract
-        name, outputs = choose_way(contract, wishes.way, with_features=wishes.with_features)
+        name, outputs = choose_way(
+            contract, wishes.way, with_features=wishes.with_features, with_views=wishes.with_views
+        )
         top = min(int(wishes.top), contract.num_classes)
         # More than its own default the server grants to nobody, so waiting longer for it would be in vain.
         wanted_s = self._timeouts.request_s if wishes.deadline_s is None else wishes.deadline_s
