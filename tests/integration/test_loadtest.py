@@ -209,5 +209,5 @@ def test_no_load_goes_to_a_server_for_which_nobody_vouches(
     done = load_through(fence, protocol, tmp_path, other, metrics_url=server.ready["metrics"])
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: backend_lost: no trust in the server's certificate")
+    assert line.startswith("error: bad_parameter: no trust in the server's certificate")
     assert not (tmp_path / "fenced 1.0.json").exists()

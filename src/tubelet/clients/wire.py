@@ -30,6 +30,7 @@ __all__ = [
     "is_region_in_use",
     "is_unknown_model",
     "is_unknown_region",
+    "late_error",
     "lost_error",
     "request_parameters",
     "translated_errors",
@@ -102,6 +103,11 @@ def foreign_error() -> InvalidRequestError:
     )
 
 
+def late_error() -> DeadlineError:
+    """What is raised where a request's time ended without an answer."""
+    return DeadlineError("deadline_exceeded", "no answer came within the request's time; allow it more")
+
+
 def lost_error(text: str) -> UnavailableError:
     """What is raised where a connection broke, for the reason that ``text`` gives."""
     if _is_other_protocol(text):
@@ -111,9 +117,9 @@ def lost_error(text: str) -> UnavailableError:
     )
 
 
-def unreachable_error(text: str) -> UnavailableError:
+def unreachable_error(text: str) -> InvalidRequestError | UnavailableError:
     """What is raised where no connection comes about, for the reason that ``text`` gives."""
-    return UnavailableError("backend_lost", f"{_unavailable(f'connect to: {text}')}: {text}")
+    return _unavailable_error(text, connecting=True)
 
 
 def is_refused_caller(error: TubeletError) -> bool:
@@ -190,7 +196,7 @@ def _kind(status: str | None) -> str:
 def _of_status(kind: str, text: str) -> TubeletError:
     match kind:
         case "DEADLINE_EXCEEDED":
-            return DeadlineError("deadline_exceeded", "no answer came within the request's time; allow it more")
+            return late_error()
         case "INVALID_ARGUMENT":
             return InvalidRequestError("bad_input", text)
         case "UNAUTHENTICATED":
@@ -204,7 +210,7 @@ def _of_status(kind: str, text: str) -> TubeletError:
         case "NOT_FOUND":
             return UnavailableError("backend_lost", f"the server has no such model at the moment: {text}")
         case "UNAVAILABLE":
-            return UnavailableError("backend_lost", f"{_unavailable(text)}: {text}")
+            return _unavailable_error(text)
         case "INTERNAL":
             # Words of the backend that failed may hold a traceback, which is the server's own business.
             return UnavailableError("backend_lost", _LOST)
@@ -212,13 +218,20 @@ def _of_status(kind: str, text: str) -> TubeletError:
             return UnavailableError("backend_lost", f"the server answered {kind}: {text}")
 
 
-def _unavailable(text: str) -> str:
+def _unavailable_error(text: str, *, connecting: bool = False) -> InvalidRequestError | UnavailableError:
+    if "certificate" in text.lower():
+        # It would be the same the next time.
+        return InvalidRequestError(
+            "bad_parameter", f"no trust in the server's certificate, or the server's in ours; see Tls: {text}"
+        )
+    return UnavailableError("backend_lost", f"{_unavailable(text, connecting=connecting)}: {text}")
+
+
+def _unavailable(text: str, *, connecting: bool) -> str:
     words = text.lower()
     if _is_other_protocol(text):
         return _OTHER_PROTOCOL
-    if "certificate" in words:
-        return "no trust in the server's certificate, or the server's in ours; see Tls"
-    if any(word in words for word in ("connect to", "dns", "resolving")):
+    if connecting or any(word in words for word in ("connect to", "dns", "resolving")):
         return _NOBODY
     if "unknown model" in words or "not ready" in words:
         return "the model is not ready; try again in some seconds"

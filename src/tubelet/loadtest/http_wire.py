@@ -14,9 +14,9 @@ from tubelet.clients.address import Address
 from tubelet.clients.bodies import HEAD_SIZE, infer_path, read_answer, refusal, request_headers, write_request
 from tubelet.clients.calls import GRACE_S, Call, Tensor
 from tubelet.clients.settings import Headers, Timeouts, Tls, fresh_headers, tls_context
-from tubelet.clients.wire import lost_error, translated_errors, unreachable_error
+from tubelet.clients.wire import late_error, lost_error, translated_errors, unreachable_error
 from tubelet.loadtest.wires import Arrival, Ask, video_tensor
-from tubelet.spec.errors import DeadlineError, UnavailableError
+from tubelet.spec.errors import UnavailableError
 
 __all__ = ["HttpWire"]
 
@@ -53,9 +53,7 @@ class HttpWire:
                 async with asyncio.timeout(timeout_s):
                     return await self._ask(request)
             except TimeoutError as exc:
-                raise DeadlineError(
-                    "deadline_exceeded", "no answer came within the request's time; allow it more"
-                ) from exc
+                raise late_error() from exc
 
         return ask
 

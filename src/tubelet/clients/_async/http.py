@@ -25,8 +25,8 @@ from tubelet.clients.bodies import (
 )
 from tubelet.clients.calls import GRACE_S, Answer, Call, ServedConfig
 from tubelet.clients.settings import Headers, Timeouts, Tls, fresh_headers, tls_context
-from tubelet.clients.wire import closed_error, lost_error, translated_errors, unreachable_error
-from tubelet.spec.errors import DeadlineError, InvalidRequestError
+from tubelet.clients.wire import closed_error, late_error, lost_error, translated_errors, unreachable_error
+from tubelet.spec.errors import InvalidRequestError
 
 __all__ = ["AsyncHttpConnection"]
 
@@ -152,9 +152,7 @@ class AsyncHttpConnection:
                     text = str(exc) or f"no connection within {self._timeouts.connect_s:g} s"
                     raise unreachable_error(text) from exc
                 case httpx.TimeoutException():
-                    raise DeadlineError(
-                        "deadline_exceeded", "no answer came within the request's time; allow it more"
-                    ) from exc
+                    raise late_error() from exc
                 case httpx.InvalidURL():
                     raise _unusable_url(exc) from exc
                 case httpx.HTTPError():
