@@ -20,6 +20,7 @@ RATIOS = ("rate", "mean_ms", "p50_ms", "p90_ms", "p99_ms")
 CASES = {
     "null_2000_http": "null model over HTTP, Poisson at {rate:,.0f}/s",
     "null_2000_grpc": "null model over gRPC, Poisson at {rate:,.0f}/s",
+    "null_1000_grpc": "null model over gRPC, Poisson at {rate:,.0f}/s",
     "null_open": "null model, Poisson at {rate:g}/s",
     "null_asleep_open": "null model that sleeps 200 ms, Poisson at {rate:g}/s",
     "null_asleep_closed": "the same, {callers} callers",
