@@ -15,12 +15,12 @@ from typing import Any, NoReturn
 import grpc  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
+from tiny import NETWORK
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from tubelet.preprocess.canary import canary_video
 from tubelet.spec.limits import Limits
 from tubelet.spec.manifest import Contract, Geometry, Head
-from tubelet.spec.network import VivitNetwork
 from tubelet.spec.pipeline import Crop, Normalisation, Resize, Sampler
 from tubelet.spec.strict import canonical_json
 
@@ -44,14 +44,7 @@ def contract(name: str = "demo", *, activation: Any = "softmax", any_length: boo
     return Contract(
         schema_version=1,
         name=name,
-        network=VivitNetwork(
-            family="vivit",
-            variant="factorised_encoder",
-            classifier="token",
-            attention_order=None,
-            sampled_frames=None,
-            num_heads=None,
-        ),
+        network=NETWORK,
         geometry=Geometry(
             unit_frames=1 if any_length else 2,
             feature_dim=16,

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import contracts, finite, networks, sizes
+from tiny import NETWORK
 
 from tubelet.spec.errors import ContractError, RecipeError
 from tubelet.spec.manifest import (
@@ -57,14 +58,6 @@ builds = st.builds(
     verified=st.lists(verifications, max_size=2).map(tuple),
 )  # fmt: skip
 
-VIVIT = VivitNetwork(
-    family="vivit",
-    variant="factorised_encoder",
-    classifier="token",
-    attention_order=None,
-    sampled_frames=None,
-    num_heads=None,
-)
 VTN = VtnNetwork(
     family="vtn", variant="vit", backbone_heads=12, temporal_heads=12, attention_window=(18, 18, 18),
     positions="learned", max_positions=None,
@@ -83,7 +76,7 @@ def manifest() -> Manifest:
     contract = Contract(
         schema_version=1,
         name="motion",
-        network=VIVIT,
+        network=NETWORK,
         geometry=Geometry(unit_frames=2, feature_dim=8, positions=False, attention=False, any_length=True),
         sampler=Sampler(kind="scenic", num_frames=32, stride=2, target_fps=None, short_video="wrap"),
         full_video=FullVideo(num_frames=250, span_s=10.0),
@@ -247,14 +240,14 @@ def test_contracts_that_contradict_themselves_are_refused(
 @pytest.mark.parametrize(
     ("network", "change", "message"),
     [
-        (VIVIT, {"num_heads": 0}, "num_heads must be positive"),
-        (VIVIT, {"sampled_frames": 16}, "sampled_frames: a factorised encoder is served by units"),
-        (VIVIT, {"variant": "spatio_temporal", "sampled_frames": 0}, "sampled_frames must be positive"),
-        (VIVIT, {"attention_order": "time_space"}, "attention_order belongs to factorised_self_attention"),
-        (VIVIT, {"variant": "factorised_self_attention", "classifier": "gap"}, "attention_order belongs to"),
-        (VIVIT, {"variant": "factorised_dot_product"}, "has no class token: classifier must be gap, gmp or gsp"),
+        (NETWORK, {"num_heads": 0}, "num_heads must be positive"),
+        (NETWORK, {"sampled_frames": 16}, "sampled_frames: a factorised encoder is served by units"),
+        (NETWORK, {"variant": "spatio_temporal", "sampled_frames": 0}, "sampled_frames must be positive"),
+        (NETWORK, {"attention_order": "time_space"}, "attention_order belongs to factorised_self_attention"),
+        (NETWORK, {"variant": "factorised_self_attention", "classifier": "gap"}, "attention_order belongs to"),
+        (NETWORK, {"variant": "factorised_dot_product"}, "has no class token: classifier must be gap, gmp or gsp"),
         (
-            VIVIT,
+            NETWORK,
             {"variant": "factorised_self_attention", "attention_order": "space_time"},
             "has no class token: classifier must be gap, gmp or gsp",
         ),
