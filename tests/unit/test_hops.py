@@ -37,7 +37,7 @@ def test_calls_of_one_moment_share_a_hop() -> None:
     counted: list[int] = []
 
     class Counting(ThreadPoolExecutor):
-        def submit(self, function, calls, /):  # type: ignore[no-untyped-def, override]
+        def submit(self, function, calls, /):  # type: ignore[override]
             counted.append(len(calls))
             return super().submit(function, calls)
 

@@ -21,7 +21,7 @@ from tubelet.archive.scorer import score_items
 from tubelet.archive.settings import Settings
 from tubelet.archive.verdicts import verdict_on
 from tubelet.clients import Classification, Label, ModelDescription, Report
-from tubelet.clients.wire import translated_errors
+from tubelet.clients.wire import translated_errors, unreachable_error
 from tubelet.preprocess.canary import canary_video
 from tubelet.spec.errors import (
     ContractError,
@@ -374,6 +374,7 @@ def refusal() -> TubeletError:
         (InvalidRequestError("bad_parameter", "who are you?"), ITEM, 0, 0, False, "end"),
         (InvalidRequestError("bad_parameter", "starts after its end"), PART, 0, 0, False, "row"),
         (refusal(), PART, 0, 0, False, "end"),
+        (unreachable_error("certificate verify failed"), PART, 0, 0, False, "end"),
         (ContractError("contract_mismatch", ""), ITEM, 0, 0, False, "end"),
     ],
 )

@@ -43,6 +43,7 @@ CASES = [
     (Code.INTERNAL, "Stub process 'demo_sample_0_0' is not healthy.", UnavailableError, "backend_lost"),
     (Code.INTERNAL, "Failed to process the request(s) for model instance 'x'", UnavailableError, "backend_lost"),
     (Code.UNAVAILABLE, "Request for unknown model: 'demo' has no available versions", UnavailableError, "backend_lost"),
+    (Code.UNAVAILABLE, "SSL_ERROR_SSL: CERTIFICATE_VERIFY_FAILED", InvalidRequestError, "bad_parameter"),
     (Code.UNAVAILABLE, "Stream removed (recvmsg:Connection reset by peer (104))", UnavailableError, "backend_lost"),
     (Code.NOT_FOUND, "Request for unknown model: 'demo' is not found", UnavailableError, "backend_lost"),
     (Code.UNKNOWN, "something", UnavailableError, "backend_lost"),

@@ -64,6 +64,7 @@ _KINDS = {
 _QUEUE_FULL = "exceeds maximum queue size"
 _QUEUE_TIMEOUT = "request timeout expired"
 _NOBODY = "no server answers; start one with 'tubelet serve', or name its address"
+_NO_TRUST = "no trust in the server's certificate, or the server's in ours; see Tls"
 _OTHER_PROTOCOL = (
     "another protocol is spoken there; look at the URL: gRPC and HTTP have ports of their own, grpcs:// and https:// "
     "are those with TLS"
@@ -123,8 +124,8 @@ def unreachable_error(text: str) -> InvalidRequestError | UnavailableError:
 
 
 def is_refused_caller(error: TubeletError) -> bool:
-    """Whether the server, or a proxy before it, refuses whoever asks, such as for a token that is over."""
-    return _kind_of(error) == "UNAUTHENTICATED"
+    """Whether caller and server, or a proxy before it, do not trust each other; such as for a token that is over."""
+    return _kind_of(error) == "UNAUTHENTICATED" or error.message.startswith(_NO_TRUST)
 
 
 def is_unknown_model(error: TubeletError) -> bool:
@@ -221,9 +222,7 @@ def _of_status(kind: str, text: str) -> TubeletError:
 def _unavailable_error(text: str, *, connecting: bool = False) -> InvalidRequestError | UnavailableError:
     if "certificate" in text.lower():
         # It would be the same the next time.
-        return InvalidRequestError(
-            "bad_parameter", f"no trust in the server's certificate, or the server's in ours; see Tls: {text}"
-        )
+        return InvalidRequestError("bad_parameter", f"{_NO_TRUST}: {text}")
     return UnavailableError("backend_lost", f"{_unavailable(text, connecting=connecting)}: {text}")
 
 
