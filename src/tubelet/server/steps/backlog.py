@@ -93,10 +93,9 @@ class Backlog:
             OverloadedError: ``overloaded``, they would be encoded later than ``until``.
         """
         while self._is_working():
-            ahead_s, alone_s = self._ahead_s(), decode_s + self._seconds(units)
-            now = time.monotonic()
-            too_late_s = now + max(decode_s, ahead_s) + self._seconds(units) - until
-            if ahead_s and too_late_s > 0 and now + alone_s <= deadline:
+            now, ahead_s, encode_s = time.monotonic(), self._ahead_s(), self._seconds(units)
+            too_late_s = now + max(decode_s, ahead_s) + encode_s - until
+            if ahead_s and too_late_s > 0 and now + decode_s + encode_s <= deadline:
                 raise OverloadedError(
                     "overloaded",
                     f"with the work that is before it this request would be answered {too_late_s:.1f} s too late; "
